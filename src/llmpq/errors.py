@@ -1,0 +1,21 @@
+"""Errors meant for the user: one clear message, no trace."""
+
+
+class LlmpqError(Exception):
+    """Something the user can mend: the message says what was wrong, where, and what to do."""
+
+
+class ArtifactError(LlmpqError):
+    """A file between two stages is missing, truncated, of another schema, or holds impossible values."""
+
+
+class ConfigError(LlmpqError):
+    """The configuration names something unknown, or a value of the wrong type or range."""
+
+
+class InfeasibleError(LlmpqError):
+    """No plan satisfies the constraints; the message names the device and the missing bytes."""
+
+
+class ServeError(LlmpqError):
+    """A serving run could not finish; finished requests are kept in its journal."""
