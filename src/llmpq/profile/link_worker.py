@@ -1,0 +1,76 @@
+"""One process of ``profile_links``: takes its place in the gloo group, times its pairs, writes the rows that it sent.
+
+Started as ``python -m llmpq.profile.link_worker JSON``; not meant to be called by hand.
+"""
+
+import datetime
+import itertools
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from llmpq.emulation import Emulator
+
+
+def send_once(payload: torch.Tensor, receiver: int) -> float:
+    """Send ``payload``; returns the one-way seconds, from the call to the receiver's time stamp (same host, same clock)."""
+    stamp = torch.zeros(1, dtype=torch.int64)
+    start = time.monotonic_ns()
+    dist.send(payload, receiver)
+    dist.recv(stamp, receiver)
+    return (int(stamp) - start) / 1e9
+
+
+def receive_once(payload: torch.Tensor, sender: int, delay_s: float) -> None:
+    """Receive into ``payload``, hold it for the emulated delay, and answer with the time stamp."""
+    dist.recv(payload, sender)
+    if delay_s > 0:
+        time.sleep(delay_s)
+    dist.send(torch.tensor([time.monotonic_ns()], dtype=torch.int64), sender)
+
+
+def run(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time all pairs in turn; returns this rank's rows {from, to, bytes, seconds[]} as a sender."""
+    rank, world = job["rank"], job["world"]
+    payloads = {size: torch.zeros(size, dtype=torch.uint8) for size in job["sizes"]}
+    rows: dict[tuple[int, int], list[float]] = {}
+    order = random.Random(0)  # the same in every process
+    for repeat in range(job["warmup"] + job["repeats"]):
+        for sender, receiver in itertools.permutations(range(world), 2):
+            # Shuffled, because the first payload after a change of pair finds the processor asleep and would always be the same one.
+            for size in order.sample(job["sizes"], len(job["sizes"])):
+                payload = payloads[size]
+                if rank == sender:
+                    seconds = send_once(payload, receiver)
+                    if repeat >= job["warmup"]:
+                        rows.setdefault((receiver, size), []).append(seconds)
+                elif rank == receiver:
+                    receive_once(payload, sender, job["delay_ms"] / 1e3)
+    return [{"from": rank, "to": receiver, "bytes": size, "seconds": seconds} for (receiver, size), seconds in rows.items()]
+
+
+def main() -> None:
+    """Read the job from the command line and run it."""
+    job = json.loads(sys.argv[1])
+    Emulator(1.0, job["cores"]).pin()
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{job['port']}",
+        rank=job["rank"],
+        world_size=job["world"],
+        timeout=datetime.timedelta(seconds=60),
+    )
+    rows = run(job)
+    dist.barrier()
+    dist.destroy_process_group()
+    Path(job["out"]).write_text(json.dumps(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
