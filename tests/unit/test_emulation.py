@@ -8,7 +8,7 @@ import time
 import pytest
 
 from llmpq.errors import ConfigError
-from llmpq.serve.emulation import Emulator, shared_core_quota
+from llmpq.emulation import Emulator, shared_core_quota
 
 CORE = min(os.sched_getaffinity(0))
 
@@ -53,7 +53,7 @@ def test_an_error_inside_is_not_delayed() -> None:
 def test_pin_binds_all_threads_and_sizes_the_pool() -> None:
     script = (
         "import os, threading, torch\n"
-        "from llmpq.serve.emulation import Emulator\n"
+        "from llmpq.emulation import Emulator\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         f"Emulator(1.0, ({CORE},)).pin()\n"
         "print(torch.get_num_threads(), {tuple(os.sched_getaffinity(int(t))) for t in os.listdir('/proc/self/task')})\n"
