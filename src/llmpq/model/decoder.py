@@ -1,0 +1,104 @@
+"""One decoder layer of any supported family, for prefill and decode. Its linear operators are whatever the option's kernel provides."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmpq.model.positions import DecodeContext, PrefillContext, rotate
+from llmpq.model.spec import ModelSpec
+
+Operator = Callable[[Tensor], Tensor]
+KeysValues = tuple[Tensor, Tensor]
+
+_ACTIVATIONS: Mapping[str, Operator] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class Norm:
+    """RMS norm or LayerNorm over the last dimension, weights fp32."""
+
+    def __init__(self, spec: ModelSpec, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.shape, self.eps, self.rms = tuple(weight.shape), spec.norm_eps, spec.norm == "rms"
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.rms:
+            return F.rms_norm(x, self.shape, self.weight, self.eps)
+        return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+class DecoderLayer:
+    """A layer from its canonical norm tensors (Checkpoint.layer) and one callable per operator (ModelSpec.operators): x [..., in] → [..., out]."""
+
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], operators: Mapping[str, Operator]) -> None:
+        self.spec = spec
+        self.attention_norm = Norm(spec, tensors["attention_norm.weight"], tensors.get("attention_norm.bias"))
+        self.mlp_norm = Norm(spec, tensors["mlp_norm.weight"], tensors.get("mlp_norm.bias"))
+        self.qkv, self.o, self.down = operators["qkv"], operators["o"], operators["down"]
+        self.up = operators["gate_up" if spec.gated else "up"]
+        self.activation = _ACTIVATIONS[spec.activation]
+        self.head_norm: Tensor | None = None
+        if spec.qk_norm:
+            query = tensors["q_norm.weight"].expand(spec.heads, -1)
+            self.head_norm = torch.cat((query, tensors["k_norm.weight"].expand(spec.kv_heads, -1)))
+
+    def prefill(self, hidden: Tensor, context: PrefillContext, cache: KeysValues | None = None) -> Tensor:
+        """hidden [rows, tokens, hidden] → the same shape; keys and values go into ``cache`` [rows, kv_heads, capacity, head_dim] from 0 on."""
+        return self._around(hidden, lambda x: self._attend_prompt(x, context, cache))
+
+    def decode(self, hidden: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
+        """hidden [rows, hidden] of one new token per row → the same shape; the token's key and value are written at its position."""
+        return self._around(hidden, lambda x: self._attend_cache(x, context, cache))
+
+    def _around(self, hidden: Tensor, attend: Operator) -> Tensor:
+        if self.spec.norm_first:
+            hidden = hidden + attend(self.attention_norm(hidden))
+            return hidden + self._mlp(self.mlp_norm(hidden))
+        hidden = self.attention_norm(hidden + attend(hidden))
+        return self.mlp_norm(hidden + self._mlp(hidden))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        if not self.spec.gated:
+            return self.down(self.activation(self.up(x)))
+        gate, up = self.up(x).chunk(2, -1)
+        return self.down(self.activation(gate) * up)
+
+    def _heads(self, x: Tensor, rotary: KeysValues | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [..., heads, head_dim], keys and values [..., kv_heads, head_dim]; queries and keys are normed and rotated together."""
+        spec = self.spec
+        fused = self.qkv(x).view(*x.shape[:-1], spec.heads + 2 * spec.kv_heads, spec.head_dim)
+        queries_keys, values = fused[..., : spec.heads + spec.kv_heads, :], fused[..., spec.heads + spec.kv_heads :, :]
+        if self.head_norm is not None:
+            queries_keys = F.rms_norm(queries_keys, (spec.head_dim,), None, spec.norm_eps) * self.head_norm
+        if rotary is not None:
+            queries_keys = rotate(queries_keys, *rotary)
+        return queries_keys[..., : spec.heads, :], queries_keys[..., spec.heads :, :], values
+
+    def _attend_prompt(self, x: Tensor, context: PrefillContext, cache: KeysValues | None) -> Tensor:
+        queries, keys, values = (part.transpose(1, 2) for part in self._heads(x, context.rotary))
+        if cache is not None:
+            cache[0][:, :, : context.tokens] = keys
+            cache[1][:, :, : context.tokens] = values
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=context.bias, is_causal=context.bias is None, enable_gqa=self.spec.group > 1
+        )
+        return self.o(mixed.transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+    def _attend_cache(self, x: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
+        queries, keys, values = self._heads(x, context.rotary)
+        for stored, new in zip(cache, (keys, values), strict=True):
+            if context.common is not None:
+                stored[:, :, context.common] = new
+            else:
+                stored[context.rows, :, context.positions] = new
+        # The query heads of a KV head stand in the query dimension, so keys and values are never expanded to all heads.
+        grouped = queries.view(-1, self.spec.kv_heads, self.spec.group, self.spec.head_dim)
+        seen = (part[:, :, : context.length] for part in cache)
+        mixed = F.scaled_dot_product_attention(grouped, *seen, attn_mask=context.bias)
+        return self.o(mixed.reshape(*x.shape[:-1], -1))

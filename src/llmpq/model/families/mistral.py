@@ -1,0 +1,11 @@
+"""Mistral: Llama's layer; a sliding window limits how long a sequence may be (ModelSpec.check_context)."""
+
+from llmpq.model.config_file import ConfigFile
+from llmpq.model.families.llama import PREFIXES, embedding, gated_rotary_spec, head, layer
+from llmpq.model.spec import ModelSpec
+
+__all__ = ["PREFIXES", "embedding", "head", "layer", "spec"]
+
+
+def spec(config: ConfigFile) -> ModelSpec:
+    return gated_rotary_spec(config, "mistral", sliding_window=config.size("sliding_window", None))

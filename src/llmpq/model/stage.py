@@ -1,0 +1,104 @@
+"""A pipeline stage's share of the model: some decoder layers, and the embedding or the head where the stage has them.
+
+Serving, profiling and evaluation all run this one class, so that what is timed and scored is what serves.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmpq.model.cache import StageCache
+from llmpq.model.config_file import ModelError
+from llmpq.model.decoder import DecoderLayer
+from llmpq.model.ends import Embedding, Head
+from llmpq.model.positions import Positions
+from llmpq.model.spec import ModelSpec
+
+
+class StageModel:
+    """Decoder layers first_layer … first_layer + len(layers) − 1 with optional ends; build it with load()."""
+
+    def __init__(self, spec: ModelSpec, first_layer: int, layers: Sequence[DecoderLayer], embedding: Embedding | None, head: Head | None) -> None:
+        self.spec, self.first_layer, self.layers = spec, first_layer, list(layers)
+        self.embedding, self.head = embedding, head
+        self.positions = Positions(spec)
+        self.resident_bytes: dict[str, int] = {"weights": 0, "embedding": 0, "head": 0}
+        self.weights_digest = ""
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint_dir: str | Path,
+        quantised_dir: str | Path | None,
+        *,
+        first_layer: int,
+        options: Sequence[str],
+        has_embedding: bool,
+        has_head: bool,
+        end_option: str = "16",
+        on_bytes: Callable[[str, int], None] | None = None,
+    ) -> "StageModel":
+        """Read and pack this stage's own layers only, one at a time; see llmpq.model.loading.StageLoader."""
+        from llmpq.model.loading import StageLoader
+
+        loader = StageLoader(checkpoint_dir, quantised_dir, end_option, on_bytes)
+        return loader.load(first_layer, options, has_embedding, has_head)
+
+    def new_cache(self, slots: int, capacity: int) -> StageCache:
+        """Static KV tensors for ``slots`` sequences of up to ``capacity`` tokens (prompt and output) in this stage's layers."""
+        self.spec.check_context(capacity)
+        self.positions.reserve(capacity)
+        return StageCache(self.spec, len(self.layers), slots, capacity)
+
+    @torch.inference_mode()
+    def prefill(self, inputs: Tensor, cache: StageCache, rows: slice, lengths: Tensor) -> Tensor:
+        """Run the prompts of a micro-batch and fill its ``rows`` (a contiguous slice of slots) of the cache.
+
+        inputs: ids [b, s] with an embedding, else hidden [b, s, h]; right-padded, ``lengths`` [b] the real tokens (1 … s).
+        Returns hidden [b, s, h], or with a head logits [b, vocab] of each row's last real token.
+        """
+        hidden = self._prompt(inputs, cache, rows)
+        if self.head is None:
+            return hidden
+        return self.head(hidden[torch.arange(hidden.shape[0]), lengths - 1])
+
+    @torch.inference_mode()
+    def decode(self, inputs: Tensor, cache: StageCache, rows: slice, positions: Tensor) -> Tensor:
+        """One new token per row of ``rows``.
+
+        inputs: ids [b] with an embedding, else hidden [b, h]; ``positions`` [b] (int64) is the cache position each token takes.
+        Returns hidden [b, h], or with a head logits [b, vocab].
+        """
+        context = self.positions.decode(positions)
+        if context.length > cache.capacity:
+            raise ModelError(f"decoding position {context.length - 1}, but the KV cache holds {cache.capacity} tokens per sequence")
+        hidden = inputs if self.embedding is None else self.embedding(inputs, positions)
+        for layer, stored in zip(self.layers, cache.views(rows), strict=True):
+            hidden = layer.decode(hidden, context, stored)
+        return hidden if self.head is None else self.head(hidden)
+
+    @torch.inference_mode()
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """All-token output of this stage's layers, no cache: ids [b, s] (or hidden [b, s, h]) → [b, s, h], the head not applied."""
+        self.spec.check_context(inputs.shape[1])
+        return self._prompt(inputs, None, slice(0, inputs.shape[0]))
+
+    @torch.inference_mode()
+    def logits(self, ids: Tensor) -> Tensor:
+        """All-token logits [b, s, vocab] of ids [b, s], through the serving kernels; needs embedding, every layer and the head."""
+        if self.embedding is None or self.head is None or len(self.layers) != self.spec.layers:
+            raise ModelError("logits need a stage that holds the embedding, all layers and the head")
+        return self.head(self.hidden(ids))
+
+    def _prompt(self, inputs: Tensor, cache: StageCache | None, rows: slice) -> Tensor:
+        tokens = inputs.shape[1]
+        if cache is not None and tokens > cache.capacity:
+            raise ModelError(f"a prompt of {tokens} tokens does not fit a KV cache of {cache.capacity} tokens per sequence")
+        context = self.positions.prefill(tokens)
+        hidden = inputs if self.embedding is None else self.embedding(inputs, torch.arange(tokens))
+        stored = [None] * len(self.layers) if cache is None else cache.views(rows)
+        for layer, own in zip(self.layers, stored, strict=True):
+            hidden = layer.prefill(hidden, context, own)
+        return hidden
