@@ -1,0 +1,34 @@
+"""Stored tensors of one operator → the fp32 matrix they stand for: what tests compare kernels with and what an export unpacks."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from llmpq.quant.options import WeightOption
+from llmpq.quant.packing import unpack
+
+
+def signed_codes(option: WeightOption, tensors: Mapping[str, Tensor]) -> Tensor:
+    """int8 codes [out, in], centred on zero: weight = code × scale of its row or group."""
+    if option.bits == 8:
+        return tensors["codes"]
+    return unpack(tensors["codes"], option.bits).to(torch.int8) - 2 ** (option.bits - 1)
+
+
+def dequantise(option: WeightOption, tensors: Mapping[str, Tensor]) -> Tensor:
+    """fp32 [out, in] of one operator's stored tensors (``weight``, or ``codes`` and ``scales`` and maybe outlier columns).
+
+    For quantised options these are exactly the products the kernels form: scales are stored in the kernels' own type.
+    """
+    if not option.quantised:
+        return tensors["weight"].float()
+    codes, scales = signed_codes(option, tensors).float(), tensors["scales"].float()
+    if option.group_size:
+        out_features, in_features = codes.shape
+        weight = (codes.view(out_features, -1, option.group_size) * scales.unsqueeze(-1)).view(out_features, in_features)
+    else:
+        weight = codes * scales.unsqueeze(-1)
+    if option.outliers:
+        weight[:, tensors["outlier_columns"].long()] = tensors["outlier_weight"].float()
+    return weight
