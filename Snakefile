@@ -1,0 +1,46 @@
+"""llmpq: profile, quantise, plan, serve, evaluate and compare. `snakemake --cores 2 all` runs every experiment of config/experiment."""
+
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+
+
+localrules:
+    all,
+    config_record,
+    report,
+    track,
+
+
+rule all:
+    default_target: True
+    message:
+        "All experiments are up to date"
+    input:
+        expand("results/experiments/{experiment}/report.html", experiment=CHOSEN),
+        expand("results/experiments/{experiment}/mlflow.json", experiment=CHOSEN),
+
+
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/quantise.smk"
+include: "workflow/rules/profile.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/serve.smk"
+include: "workflow/rules/report.smk"
+
+
+onstart:
+    begin_session(EXPERIMENTS, total=sum(1 for _ in workflow.dag.needrun_jobs()))
+
+
+onsuccess:
+    end_session()
+
+
+onerror:
+    end_session(failed=True)

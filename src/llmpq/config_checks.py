@@ -1,0 +1,178 @@
+"""What a dataclass cannot say: ranges, names that must exist elsewhere, text regions that must not overlap."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmpq.config import SHARED, STRATEGIES
+from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
+from llmpq.errors import ConfigError
+
+CHOICES = {
+    "model.source": ("package", "path", "hub"),
+    "cluster.launch": ("local",),
+    "quantizer.method": ("gptq", "rtn"),
+    "indicator.method": ("variance", "gptq-loss"),
+    "indicator.rounding": ("deterministic", "stochastic"),
+    "indicator.moment": ("variance", "second"),
+    "planner.solver": ("glpk", "highs"),
+    "backend.name": ("native",),
+    "serve.schedule": ("barrier",),
+    "suite": ("default", "test"),
+}
+DEVICE_CHOICES = {"kind": ("cpu",), "source": ("emulated", "measured", "catalogue")}
+TEXTS = ("wikipedia", "python-docs")
+OPTIONS = ("32", "16", "8", "w8a8-outlier", "w8a8", "4", "3")
+POSITIVE = (
+    "model.layers workload.requests workload.slots workload.prompt_tokens workload.prompt_tokens_min workload.new_tokens "
+    "profile.micro_batches profile.prompt_tokens profile.contexts profile.repeats profile.link_bytes quantizer.group_size quantizer.damping "
+    "quantizer.layers_per_job quantizer.calibration.windows quantizer.calibration.tokens planner.time_limit_s planner.micro_batches.prefill "
+    "planner.micro_batches.decode serve.timeout_s evaluate.windows evaluate.window_tokens"
+).split()
+NOT_NEGATIVE = "profile.warmup profile.holdout quantizer.outlier_columns planner.gap planner.objective.theta_ms planner.objective.quality_budget serve.max_restarts serve.port cluster.link.delay_ms".split()
+
+
+def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
+    """Raise ConfigError at the first value of ``experiment`` that cannot be meant."""
+
+    def fail(key: str, why: str) -> None:
+        raise ConfigError(f"experiment '{name}': key '{key}': {why}")
+
+    if experiment["name"] != name:
+        fail("name", f"is '{experiment['name']}', but the file is config/experiment/{name}.yaml")
+    for key, allowed in CHOICES.items():
+        if _get(experiment, key) not in allowed:
+            fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(allowed)}")
+    _check_names(experiment["strategies"], STRATEGIES, "strategies", fail)
+    _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail)
+    _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
+    _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail)
+    for option in experiment["quantizer"]["options"]:
+        if option not in experiment["profile"]["options"]:
+            fail(
+                "quantizer.options",
+                f"offers '{option}', which profile.options does not time ({', '.join(experiment['profile']['options'])})",
+            )
+    for key in ("workload.text", "quantizer.calibration.text"):
+        _check_names([_get(experiment, key)], TEXTS, key, fail)
+    for keys, least in ((POSITIVE, "more than 0"), (NOT_NEGATIVE, "0 or more")):
+        for key in keys:
+            value = _get(experiment, key)
+            for number in [] if value is None else value if isinstance(value, list) else [value]:
+                if number < 0 or (number == 0 and keys is POSITIVE):
+                    fail(key, f"is {number}, expected {least}")
+    _check_regions(experiment, fail)
+    _check_ranges(experiment, fail)
+    _check_cluster(experiment["cluster"], fail)
+
+
+def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Entries of one name must be the same in every experiment, since their results are stored under that name."""
+    seen: dict[tuple[str, str], tuple[str, Any]] = {}
+    for name, experiment in composed.items():
+        cluster = experiment["cluster"]
+        wiring = {key: cluster[key] for key in ("launch", "members", "link")}
+        entries = [(group, experiment[group]["name"], experiment[group]) for group in SHARED]
+        entries += [("device", key, {k: v for k, v in device.items() if k != "memory_mib"}) for key, device in cluster["types"].items()]
+        entries += [("cluster", cluster["name"], wiring)]
+        for group, entry, value in entries:
+            first, other = seen.setdefault((group, entry), (name, value))
+            if other != value:
+                raise ConfigError(
+                    f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored under that name: "
+                    f"give one of them another name (for example {group}.name={entry}-2)"
+                )
+
+
+def _get(experiment: Mapping[str, Any], key: str) -> Any:
+    value: Any = experiment
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def _check_names(values: list[str], allowed: tuple[str, ...], key: str, fail: Any) -> None:
+    if not values:
+        fail(key, f"is empty; known: {', '.join(allowed)}")
+    for value in values:
+        if value not in allowed:
+            fail(key, f"unknown value '{value}'; known: {', '.join(allowed)}")
+    if len(set(values)) < len(values):
+        fail(key, f"names something twice: {', '.join(values)}")
+
+
+def _check_regions(experiment: Mapping[str, Any], fail: Any) -> None:
+    """Calibration, prompts and evaluation are taken from parts of a text that do not overlap."""
+    uses = [
+        ("quantizer.calibration.region", [_get(experiment, "quantizer.calibration.text")]),
+        ("workload.region", [experiment["workload"]["text"]]),
+    ]
+    uses += [("evaluate.region", experiment["evaluate"]["texts"])]
+    taken: list[tuple[str, str, float, float]] = []
+    for key, texts in uses:
+        region = _get(experiment, key)
+        if len(region) != 2 or not 0 <= region[0] < region[1] <= 1:
+            fail(key, f"is {region}, expected [from, to] with 0 <= from < to <= 1")
+        for text in texts:
+            for other, other_text, start, end in taken:
+                if text == other_text and region[0] < end and start < region[1]:
+                    fail(
+                        key,
+                        f"{region} overlaps {other} [{start}, {end}] of the text '{text}'; calibration, prompts and evaluation must differ",
+                    )
+            taken.append((key, text, region[0], region[1]))
+
+
+def _check_ranges(experiment: Mapping[str, Any], fail: Any) -> None:
+    workload, objective = experiment["workload"], experiment["planner"]["objective"]
+    if workload["prompt_tokens_min"] > workload["prompt_tokens"]:
+        fail(
+            "workload.prompt_tokens_min",
+            f"is {workload['prompt_tokens_min']}, more than workload.prompt_tokens ({workload['prompt_tokens']})",
+        )
+    if workload["slots"] > workload["requests"]:
+        fail("workload.slots", f"is {workload['slots']}, more than workload.requests ({workload['requests']})")
+    if workload["slots"] < workload["requests"]:
+        fail(
+            "workload.slots",
+            f"is {workload['slots']}: the schedule 'barrier' keeps all {workload['requests']} requests resident, so slots = requests",
+        )
+    if (objective["theta_ms"] is None) == (objective["quality_budget"] is None):
+        fail("planner.objective", "set exactly one of theta_ms and quality_budget (the other one null)")
+    if not 0 < experiment["planner"]["gap"] < 1:
+        fail("planner.gap", f"is {experiment['planner']['gap']}, expected a fraction between 0 and 1")
+    if experiment["profile"]["holdout"] >= 1:
+        fail("profile.holdout", f"is {experiment['profile']['holdout']}, expected a fraction below 1")
+
+
+def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:
+    """Members use known device types, have names of their own, and do not ask more of a core than it has."""
+    if not cluster["members"]:
+        fail("cluster.members", "is empty: a cluster needs at least one device")
+    for key, device in cluster["types"].items():
+        where = f"cluster.types.{key}"
+        for part, allowed in DEVICE_CHOICES.items():
+            if device[part] not in allowed:
+                fail(f"{where}.{part}", f"unknown value '{device[part]}'; known: {', '.join(allowed)}")
+        if device["name"] != key:
+            fail(f"{where}.name", f"is '{device['name']}', expected '{key}'")
+        if device["slowdown"] < 1:
+            fail(f"{where}.slowdown", f"is {device['slowdown']}; a device can be made slower (1 or more), not faster")
+        for part in ("cores", "memory_mib"):
+            if device[part] <= 0:
+                fail(f"{where}.{part}", f"is {device[part]}, expected more than 0")
+    names = [member["name"] for member in cluster["members"]]
+    for member in cluster["members"]:
+        where = f"cluster.members[{member['name']}]"
+        if names.count(member["name"]) > 1:
+            fail(where, "two members have this name")
+        if member["device"] not in cluster["types"]:
+            fail(f"{where}.device", f"unknown device '{member['device']}'; cluster.types has: {', '.join(cluster['types'])}")
+        device = cluster["types"][member["device"]]
+        if len(set(member["cores"])) != device["cores"]:
+            fail(f"{where}.cores", f"lists {member['cores']}, but the device '{device['name']}' has cores: {device['cores']}")
+    devices = [{"cores": member["cores"], "slowdown": cluster["types"][member["device"]]["slowdown"]} for member in cluster["members"]]
+    for core, quota in shared_core_quota(devices).items():
+        fail(
+            "cluster.members",
+            f"those that share core {core} need {quota:.2f} of it together; at most {MAX_SHARED_QUOTA} keeps the emulation honest",
+        )

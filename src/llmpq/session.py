@@ -1,0 +1,100 @@
+"""What a run of the workflow leaves on disk about itself: which jobs started, finished or failed, and how many there are.
+
+``results/.jobs/session.json`` describes the latest run, ``results/.jobs/<rule>.<names>.json`` the latest attempt at one job. From these
+come the progress lines, the times shown in MLflow, and the stages that failed or were killed, which cannot report themselves.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmpq import artifacts
+
+FOLDER = Path("results/.jobs")
+UNFINISHED = ("running", "failed", "interrupted")
+
+
+def begin_session(experiments: Mapping[str, Any], total: int) -> None:
+    """Called by the Snakefile before the first job: record what is to run, after telling MLflow of jobs that an earlier run left behind."""
+    if any(marker["state"] == "running" for marker in markers()):
+        _report_failures()
+    for marker in markers():
+        if marker["state"] in UNFINISHED:
+            marker_path(marker["rule"], marker["wildcards"]).unlink(missing_ok=True)
+    session = {"id": f"{platform.node()}-{os.getpid()}-{time.time_ns()}", "host": platform.node(), "pid": os.getpid(), "total": total}
+    artifacts.write_text(FOLDER / "session.json", json.dumps({**session, "started": 0, "experiments": dict(experiments)}))
+
+
+def end_session(failed: bool = False) -> None:
+    """Called by the Snakefile after the last job; stages that failed are recorded in MLflow from here, on the submitting host."""
+    if failed:
+        _report_failures()
+
+
+def read_session() -> dict[str, Any] | None:
+    """The latest run of the workflow in this folder, or None."""
+    try:
+        session: dict[str, Any] = json.loads((FOLDER / "session.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return session
+
+
+def next_number() -> tuple[int, int]:
+    """This job's number among those started by the latest run, and how many there are; (0, 0) outside a run."""
+    with _locked():
+        session = read_session()
+        if session is None:
+            return 0, 0
+        session["started"] += 1
+        artifacts.write_text(FOLDER / "session.json", json.dumps(session))
+    return session["started"], session["total"]
+
+
+def marker_path(rule: str, wildcards: Mapping[str, str]) -> Path:
+    """Where the latest attempt at a job is recorded."""
+    return FOLDER / f"{'.'.join([rule, *wildcards.values()])}.json"
+
+
+def write_marker(rule: str, wildcards: Mapping[str, str], **fields: Any) -> None:
+    """Record the state of a job (running, finished, failed, interrupted) with what is known about it."""
+    path = marker_path(rule, wildcards)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and fields.get("state") != "running" else {}
+    artifacts.write_text(path, json.dumps({**known, "rule": rule, "wildcards": dict(wildcards), **fields}))
+
+
+def markers() -> list[dict[str, Any]]:
+    """The latest attempt at every job; one that cannot be read is left out."""
+    found = []
+    for path in sorted(FOLDER.glob("*.json")):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if path.name != "session.json" and "rule" in document:
+            found.append(document)
+    return found
+
+
+def _report_failures() -> None:
+    """In a process of its own: MLflow is slow to import, and its troubles must not hide those of the stage."""
+    try:
+        subprocess.run([sys.executable, "-m", "llmpq", "track", "--failures"], check=False, timeout=120)
+    except subprocess.TimeoutExpired:
+        print("llmpq: the failed stages could not be recorded in MLflow within 120 s", file=sys.stderr)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
