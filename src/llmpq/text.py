@@ -1,0 +1,113 @@
+"""Real text for calibration, prompts and perplexity, and its cutting into token windows that never overlap between the three."""
+
+import random
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from llmpq import artifacts
+from llmpq.errors import ConfigError, LlmpqError
+from llmpq.model.wheel import download_wheel, extract_member
+
+# 96 articles of the English Wikipedia (CC BY-SA), shipped as test data of gensim: read from the wheel, gensim is not installed.
+_WIKIPEDIA_WHEEL = "gensim==4.4.0"
+_WIKIPEDIA_MEMBER = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+_WIKIPEDIA_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
+
+# Characters taken for each token wanted: byte-level vocabularies average 3–5, code and rare scripts less than 3.
+_CHARACTERS_PER_TOKEN = 8
+
+
+def prepare_text(name: str, out: str | Path) -> Path:
+    """Write the text ``name`` (one of TEXTS) to ``out`` as UTF-8; atomic. Raises ConfigError for an unknown name."""
+    if name not in TEXTS:
+        raise ConfigError(f"unknown text '{name}'; known texts: {', '.join(sorted(TEXTS))}")
+    out = Path(out)
+    text = TEXTS[name](out.parent)
+    artifacts.write_text(out, text)
+    print(f"prepare: {name}: {len(text):,} characters in {out}", file=sys.stderr, flush=True)
+    return out
+
+
+def _wikipedia(directory: Path) -> str:
+    from llmpq.wikitext import articles
+
+    scratch = directory / ".wikipedia.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        print(f"prepare: downloading {_WIKIPEDIA_WHEEL} with pip (its test data is the text)", file=sys.stderr, flush=True)
+        wheel = download_wheel(_WIKIPEDIA_WHEEL, scratch)
+        dump = scratch / "wikipedia.xml.bz2"
+        extract_member(wheel, _WIKIPEDIA_MEMBER, dump, _WIKIPEDIA_SHA256)
+        return "\n\n".join(f"{title}\n\n{body}" for title, body in articles(dump)) + "\n"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _python_docs(directory: Path) -> str:
+    """The language reference as the running Python's help() has it (differs slightly between Python versions)."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
+
+
+TEXTS: Mapping[str, Callable[[Path], str]] = {"wikipedia": _wikipedia, "python-docs": _python_docs}
+
+
+def load_tokenizer(checkpoint_dir: str | Path) -> Tokenizer:
+    """The checkpoint's fast tokenizer; special tokens are added only where a caller asks for them."""
+    path = Path(checkpoint_dir) / "tokenizer.json"
+    if not path.is_file():
+        raise LlmpqError(f"{path}: no such file; prepare the model (llmpq prepare), or save a fast tokenizer beside it")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise LlmpqError(f"{path}: not a tokenizer ({error}); prepare the model again") from None
+
+
+def read_region(path: str | Path, region: Sequence[float]) -> str:
+    """The characters of a text file from fraction ``region[0]`` up to ``region[1]`` of its length."""
+    first, last = region
+    if not 0 <= first < last <= 1:
+        raise ConfigError(f"region {list(region)} of {path}: expected two fractions with 0 <= from < to <= 1")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LlmpqError(f"{path}: no such text; prepare it first (llmpq prepare --text {Path(path).stem})") from None
+    return text[int(first * len(text)) : int(last * len(text))]
+
+
+def token_windows(
+    tokenizer: Tokenizer, path: str | Path, region: Sequence[float], *, windows: int, tokens: int, seed: int | None = None
+) -> list[list[int]]:
+    """``windows`` stretches of ``tokens`` token ids each from a region of a text, never overlapping.
+
+    The region is divided into equal parts, one for each window; without a seed a window starts where its part does, with one at a
+    random place within it. Windows start at a word. Raises ConfigError when the region is too short.
+    """
+    text, draw = read_region(path, region), random.Random(seed)
+    part, wanted = len(text) // max(windows, 1), tokens * _CHARACTERS_PER_TOKEN
+    found = []
+    for number in range(windows):
+        own = text[number * part : (number + 1) * part]
+        start = draw.randint(0, max(0, part - wanted)) if seed is not None else 0
+        ids = _from_word(tokenizer, own, start, wanted)
+        if len(ids) < tokens:  # an unlucky place near the end, or text that takes many tokens: all of the part
+            ids = _from_word(tokenizer, own, 0, part)
+        if len(ids) < tokens:
+            raise ConfigError(
+                f"{path}: region {list(region)} ({len(text):,} characters) is too short for {windows} windows of {tokens} tokens; "
+                "widen the region or ask for fewer or shorter windows"
+            )
+        found.append(ids[:tokens])
+    return found
+
+
+def _from_word(tokenizer: Tokenizer, text: str, start: int, characters: int) -> list[int]:
+    while start < len(text) and start > 0 and not text[start - 1].isspace():
+        start += 1
+    return tokenizer.encode(text[start : start + characters], add_special_tokens=False).ids
