@@ -19,11 +19,11 @@ localrules:
 
 rule all:
     default_target: True
-    message:
-        "All experiments are up to date"
     input:
         expand("results/experiments/{experiment}/report.html", experiment=CHOSEN),
         expand("results/experiments/{experiment}/mlflow.json", experiment=CHOSEN),
+    message:
+        "All experiments are up to date"
 
 
 include: "workflow/rules/prepare.smk"

@@ -10,8 +10,25 @@ from pathlib import Path
 from llmpq import __version__, commands
 from llmpq.errors import LlmpqError
 
+DESCRIPTION = "Plan, quantise, serve and measure a language model on a pipeline of unequal devices."
 ORDER = (
-    "doctor config prepare workload calibrate quantise profile links fit indicator problem plan check serve evaluate report track".split()
+    "doctor",
+    "config",
+    "prepare",
+    "workload",
+    "calibrate",
+    "quantise",
+    "profile",
+    "links",
+    "fit",
+    "indicator",
+    "problem",
+    "plan",
+    "check",
+    "serve",
+    "evaluate",
+    "report",
+    "track",
 )  # the way the work flows; others follow by name
 
 
@@ -25,9 +42,8 @@ def help_of(name: str) -> str:
     """HELP of one command, read without importing it: some stages take seconds to import."""
     file = Path(commands.__path__[0]) / f"{name.replace('-', '_')}.py"
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(target, ast.Name) and target.id == "HELP" for target in targets):
-            return str(ast.literal_eval(node.value))  # type: ignore[union-attr]
+        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "HELP" for target in node.targets):
+            return str(ast.literal_eval(node.value))
     return ""
 
 

@@ -22,13 +22,23 @@ CHOICES = {
 DEVICE_CHOICES = {"kind": ("cpu",), "source": ("emulated", "measured", "catalogue")}
 TEXTS = ("wikipedia", "python-docs")
 OPTIONS = ("32", "16", "8", "w8a8-outlier", "w8a8", "4", "3")
-POSITIVE = (
-    "model.layers workload.requests workload.slots workload.prompt_tokens workload.prompt_tokens_min workload.new_tokens "
-    "profile.micro_batches profile.prompt_tokens profile.contexts profile.repeats profile.link_bytes quantizer.group_size quantizer.damping "
-    "quantizer.layers_per_job quantizer.calibration.windows quantizer.calibration.tokens planner.time_limit_s planner.micro_batches.prefill "
-    "planner.micro_batches.decode serve.timeout_s evaluate.windows evaluate.window_tokens"
-).split()
-NOT_NEGATIVE = "profile.warmup profile.holdout quantizer.outlier_columns planner.gap planner.objective.theta_ms planner.objective.quality_budget serve.max_restarts serve.port cluster.link.delay_ms".split()
+REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
+POSITIVE = {
+    "model": ("layers",),
+    "workload": ("requests", "slots", "prompt_tokens", "prompt_tokens_min", "new_tokens"),
+    "profile": ("micro_batches", "prompt_tokens", "contexts", "repeats", "link_bytes"),
+    "quantizer": ("group_size", "damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
+    "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode"),
+    "serve": ("timeout_s",),
+    "evaluate": ("windows", "window_tokens"),
+}
+NOT_NEGATIVE = {
+    "profile": ("warmup", "holdout"),
+    "quantizer": ("outlier_columns",),
+    "planner": ("gap", "objective.theta_ms", "objective.quality_budget"),
+    "serve": ("max_restarts", "port"),
+    "cluster": ("link.delay_ms",),
+}
 
 
 def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
@@ -55,7 +65,7 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     for key in ("workload.text", "quantizer.calibration.text"):
         _check_names([_get(experiment, key)], TEXTS, key, fail)
     for keys, least in ((POSITIVE, "more than 0"), (NOT_NEGATIVE, "0 or more")):
-        for key in keys:
+        for key in [f"{group}.{part}" for group, parts in keys.items() for part in parts]:
             value = _get(experiment, key)
             for number in [] if value is None else value if isinstance(value, list) else [value]:
                 if number < 0 or (number == 0 and keys is POSITIVE):
@@ -78,8 +88,8 @@ def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
             first, other = seen.setdefault((group, entry), (name, value))
             if other != value:
                 raise ConfigError(
-                    f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored under that name: "
-                    f"give one of them another name (for example {group}.name={entry}-2)"
+                    f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored "
+                    f"under that name: give one of them another name (for example {group}.name={entry}-2)"
                 )
 
 

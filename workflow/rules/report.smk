@@ -2,35 +2,45 @@
 
 
 rule report:
-    message:
-        "Compare the strategies of {wildcards.experiment}"
     input:
         runs=strategy_files("plan.json", "serve.json", "timeline.json", "quality.json"),
         problem=f"{EXPERIMENT}/problem.json",
-        indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
+        indicator=for_experiment(
+            "results/indicators/{model}/{quantizer}/{indicator}.json"
+        ),
         costs=device_files("results/cost/{profile}/{model}/{device}.json"),
     output:
         summary=f"{EXPERIMENT}/summary.json",
         table=f"{EXPERIMENT}/summary.csv",
-        page=report(f"{EXPERIMENT}/report.html", category="Comparison", labels={"experiment": "{experiment}"}),
+        page=report(
+            f"{EXPERIMENT}/report.html",
+            category="Comparison",
+            labels={"experiment": "{experiment}"},
+        ),
         figures=directory(f"{EXPERIMENT}/figures"),
-    params:
-        strategies=lambda wildcards: EXPERIMENTS[wildcards.experiment]["strategies"],
-        code=code_digest("llmpq.report.*"),
     log:
         "results/logs/report/{experiment}.log",
     conda:
         ENVIRONMENT
+    params:
+        strategies=lambda wildcards: EXPERIMENTS[wildcards.experiment]["strategies"],
+        code=code_digest("llmpq.report.*"),
+    message:
+        "Compare the strategies of {wildcards.experiment}"
     script:
         "../scripts/report.py"
 
 
 rule track:
-    message:
-        "Record {wildcards.experiment} in MLflow"
     input:
         config=f"{EXPERIMENT}/config.yaml",
-        runs=strategy_files("plan.json", "requests.jsonl", "serve.json", "timeline.json", "quality.json"),
+        runs=strategy_files(
+            "plan.json",
+            "requests.jsonl",
+            "serve.json",
+            "timeline.json",
+            "quality.json",
+        ),
         report=rules.report.output,
         problem=f"{EXPERIMENT}/problem.json",
         workload=f"{EXPERIMENT}/workload.json",
@@ -40,15 +50,19 @@ rule track:
         links=for_experiment("results/links/{profile}/{cluster}.json"),
         calibration=for_experiment(CALIBRATION),
         quantised=quantised_layers,
-        indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
+        indicator=for_experiment(
+            "results/indicators/{model}/{quantizer}/{indicator}.json"
+        ),
     output:
         f"{EXPERIMENT}/mlflow.json",
-    params:
-        tracking=of_experiment("tracking"),
-        code=code_digest("llmpq.track"),
     log:
         "results/logs/track/{experiment}.log",
     conda:
         ENVIRONMENT
+    params:
+        tracking=of_experiment("tracking"),
+        code=code_digest("llmpq.track"),
+    message:
+        "Record {wildcards.experiment} in MLflow"
     script:
         "../scripts/track.py"

@@ -2,8 +2,6 @@
 
 
 rule serve:
-    message:
-        "Serve {wildcards.experiment} as {wildcards.strategy} planned it"
     input:
         plan=f"{RUN}/plan.json",
         problem=f"{EXPERIMENT}/problem.json",
@@ -14,41 +12,46 @@ rule serve:
         requests=f"{RUN}/requests.jsonl",
         serve=f"{RUN}/serve.json",
         timeline=f"{RUN}/timeline.json",
-    params:
-        serve=of_experiment("serve"),
-        backend=of_experiment("backend", "name"),
-        cluster=of_experiment("cluster"),
-        workload=of_experiment("workload", "slots ignore_eos"),
-        code=code_digest("llmpq.serve.*"),
-    threads: workflow.cores
     log:
         "results/logs/serve/{experiment}/{strategy}.log",
     benchmark:
         "results/benchmarks/serve/{experiment}/{strategy}.tsv"
     conda:
         ENVIRONMENT
+    threads: workflow.cores
+    params:
+        serve=of_experiment("serve"),
+        backend=of_experiment("backend", "name"),
+        cluster=of_experiment("cluster"),
+        workload=of_experiment("workload", "slots ignore_eos"),
+        code=code_digest("llmpq.serve.*"),
+    message:
+        "Serve {wildcards.experiment} as {wildcards.strategy} planned it"
     script:
         "../scripts/serve.py"
 
 
 rule evaluate:
-    message:
-        "Perplexity of {wildcards.experiment} as {wildcards.strategy} planned it"
     input:
         plan=f"{RUN}/plan.json",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
         quantised=quantised_layers,
-        texts=lambda wildcards: expand("resources/texts/{text}.txt", text=EXPERIMENTS[wildcards.experiment]["evaluate"]["texts"]),
+        texts=lambda wildcards: expand(
+            "resources/texts/{text}.txt",
+            text=EXPERIMENTS[wildcards.experiment]["evaluate"]["texts"],
+        ),
     output:
         f"{RUN}/quality.json",
-    params:
-        evaluate=of_experiment("evaluate"),
-        code=code_digest("llmpq.evaluate.*"),
     log:
         "results/logs/evaluate/{experiment}/{strategy}.log",
     benchmark:
         "results/benchmarks/evaluate/{experiment}/{strategy}.tsv"
     conda:
         ENVIRONMENT
+    params:
+        evaluate=of_experiment("evaluate"),
+        code=code_digest("llmpq.evaluate.*"),
+    message:
+        "Perplexity of {wildcards.experiment} as {wildcards.strategy} planned it"
     script:
         "../scripts/evaluate.py"

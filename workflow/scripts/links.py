@@ -1,1 +1,7 @@
-print(1)
+"""Time every link of a cluster between real processes."""
+
+from llmpq.job import job
+from llmpq.profile.links import profile_links
+
+with job(snakemake) as current:
+    profile_links(snakemake.params.cluster, snakemake.params.profile, snakemake.output[0], progress=current.progress)

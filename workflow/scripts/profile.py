@@ -1,1 +1,16 @@
-print(1)
+"""Time one decoder layer, the embedding and the head of a model on one device."""
+
+from llmpq.job import job
+from llmpq.profile.layers import profile_device
+
+with job(snakemake) as current:
+    names, settings = snakemake.wildcards, dict(snakemake.params.profile)
+    profile_device(
+        snakemake.input.checkpoint,
+        names.model,
+        {"name": names.device, **snakemake.params.device},
+        {"name": names.profile, **settings},
+        snakemake.output[0],
+        options=settings.pop("options"),
+        progress=current.progress,
+    )

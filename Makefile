@@ -1,0 +1,67 @@
+# llmpq: `make help` explains the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= 2
+PORT ?= 5000
+EXPERIMENTS ?= duo
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The programs of the environment (snakemake, glpsol, dot-less DAGs …) come first; nothing is ever sent to a tracking service.
+export PATH := $(abspath $(BIN)):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+.DEFAULT_GOAL := help
+.PHONY: run all test test-fast lint format ui doctor bench help clean
+
+run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
+	@snakemake --cores $(CORES) --quiet host progress reason rules --config experiments=$(EXPERIMENTS)
+	@for name in $(subst $(comma), ,$(EXPERIMENTS)); do llmpq report --table results/experiments/$$name || exit $$?; done
+	@echo "MLflow: make ui, then http://127.0.0.1:$(PORT)"
+
+all: $(READY) ## Run every experiment of config/experiment
+	@snakemake --cores $(CORES) --quiet host progress reason rules all
+
+test: $(READY) ## Run the tests (the real model is prepared first, once)
+	@snakemake --cores $(CORES) --quiet host progress reason rules -- $(TEST_DATA)
+	pytest
+
+test-fast: $(READY) ## Run the tests that take seconds
+	pytest -m "not slow and not workflow and not real_model"
+
+lint: $(READY) ## Check style, types and the workflow
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: $(READY) ## Rewrite the sources in the house style
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+ui: $(READY) ## Show the runs in the browser (PORT=5000)
+	@llmpq track --ui --port $(PORT)
+
+doctor: $(READY) ## Say what this machine has and what is missing for what
+	@llmpq doctor
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+clean: ## Remove everything that make made: environment, results, prepared model and texts
+	rm -rf $(VENV) .snakemake results resources build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests workflow -name __pycache__ -prune -exec rm -rf {} +
+
+comma := ,
+TEST_DATA := resources/models/smollm2-135m-instruct/model.json resources/texts/wikipedia.txt resources/texts/python-docs.txt
+
+# The environment is ready once everything of requirements.txt is in it; a changed list installs what changed.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llmpq: error: $$($(PYTHON) --version) found, but 3.11 or newer is needed: make PYTHON=python3.12 …" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "llmpq: error: python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 2; }
+	@echo "Installing the pinned requirements into $(VENV) (some minutes the first time) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

@@ -1,0 +1,275 @@
+"""MLflow behind one small interface: what a finished experiment left on disk, and the stages that failed.
+
+Stages never talk to MLflow. They write files; afterwards one job, on the host that runs Snakemake, records them. An MLflow experiment
+holds one parent run for each strategy, with the final figures, and one named ``shared``; under each lie the runs of its stages. A run is
+found again by its identity, the tag ``llmpq.identity`` = experiment/strategy/config digest[/stage]: the same configuration updates its
+run, another one adds a run.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmpq import artifacts, session
+from llmpq.errors import ArtifactError, LlmpqError
+from llmpq.track_files import StageFile, names_of, stage_files, stage_label
+from llmpq.track_metrics import Metrics, metrics_of
+
+SHARED = "shared"
+LOG_TAIL_BYTES = 20_000
+_NOT_RESULT = ("tracking", "suite", "strategies")  # parts of the configuration that change no result of a strategy
+_PARENT_PARAMETERS = ("model", "cluster", "workload", "quantizer", "indicator", "planner", "serve")
+_STAGE_PARAMETERS = {
+    "plan": ["planner"],
+    "serve": ["serve", "backend"],
+    "evaluate": ["evaluate"],
+    "profile": ["profile"],
+    "links": ["profile"],
+}
+_STAGE_PARAMETERS |= {"calibrate": ["quantizer"], "quantise": ["quantizer"], "indicator": ["indicator"], "problem": ["cluster", "planner"]}
+_STAGE_PARAMETERS |= {"workload": ["workload"], "prepare_model": ["model"]}
+
+
+def config_digest(experiment: Mapping[str, Any]) -> str:
+    """Digest of what shapes the results of one strategy of an experiment."""
+    return artifacts.digest({key: value for key, value in experiment.items() if key not in _NOT_RESULT})
+
+
+def track_experiment(experiment: Mapping[str, Any], out: str | Path, root: str | Path = ".") -> dict[str, Any]:
+    """Record every file of one finished experiment and write the ``tracking`` artifact ``out`` (which run is which).
+
+    ``experiment`` is its resolved configuration, ``root`` the folder that holds results/ and resources/. Raises LlmpqError when the
+    tracking server cannot be used.
+    """
+    files = list(stage_files(experiment, Path(root)))
+    store = _Store(experiment, Path(root))
+    parents = {strategy: store.open(strategy, None) for strategy in [SHARED, *experiment["strategies"]]}
+    finals: dict[str, Metrics] = {strategy: {} for strategy in parents}
+    known = {(marker["rule"], tuple(marker["wildcards"].values())): marker for marker in session.markers()}
+    for strategy, label in dict.fromkeys((each.strategy or SHARED, each.label) for each in files if each.label != "track"):
+        mine = [each for each in files if (each.strategy or SHARED, each.label) == (strategy, label)]
+        marker = next((each for each in known.values() if _belongs(each, experiment, strategy, label)), {})
+        finals[strategy] |= _record_stage(store, experiment, strategy, label, mine, marker)
+    for strategy, run in parents.items():
+        parameters = {"strategy": strategy, **_flat({group: experiment[group] for group in _PARENT_PARAMETERS})}
+        store.log(run, parameters, finals[strategy] if strategy != SHARED else {})
+        store.tag(run, {"mlflow.note.content": _note(files, strategy)})
+    body = {"experiment": experiment["name"], "uri": store.shown_uri, "config_sha256": config_digest(experiment), "runs": store.rows()}
+    document = artifacts.write(out, "tracking", body, source="computed", config=experiment["tracking"])
+    store.artifact(parents[SHARED], Path(out))
+    for run in [*store.children(), *parents.values()]:
+        store.close(run, "FINISHED")
+    return document
+
+
+def _record_stage(
+    store: "_Store", experiment: Mapping[str, Any], strategy: str, label: str, files: list[StageFile], marker: Mapping[str, Any]
+) -> Metrics:
+    """One child run: parameters, metrics, files and log of a stage; returns its metrics."""
+    run = store.open(strategy, label, marker.get("started"), marker.get("ended"))
+    metrics: Metrics = {}
+    for each in files:
+        if each.path.suffix == ".json" and each.copied:
+            metrics |= metrics_of(label, json.loads(each.path.read_text(encoding="utf-8")))
+    parameters = _flat({group: experiment[group] for group in _STAGE_PARAMETERS.get(label.split("/")[0], [])})
+    if marker.get("ended"):
+        metrics["job_s"] = marker["ended"] - marker["started"]
+    store.log(run, parameters, metrics)
+    for each in files:
+        if each.copied:
+            store.artifact(run, each.path)
+    store.text(run, json.dumps([each.record() for each in files], indent=1), "files.json")
+    log = Path(marker.get("log", ""))
+    if log.is_file():
+        store.text(run, _tail(log), "log.txt")
+    return metrics
+
+
+def record_failures() -> list[str]:
+    """Tell MLflow of the stages that the latest run of the workflow in this folder left failed or unfinished; returns their names.
+
+    Called when Snakemake ends with an error, and by the next run for one that was killed. Stages that were finished after an earlier
+    failure are set right too, and no run is left RUNNING.
+    """
+    known = session.read_session()
+    if known is None:
+        return []
+    failed: list[str] = []
+    current = [marker for marker in session.markers() if marker.get("session") == known["id"]]
+    for experiment in known["experiments"].values():
+        mine = [marker for marker in current if _names_match(marker, experiment)]
+        bad = [marker for marker in mine if marker["state"] in session.UNFINISHED]
+        store = _Store(experiment, Path(".")) if bad else None
+        for marker in mine if store else []:
+            assert store is not None
+            strategy, label = marker["wildcards"].get("strategy", SHARED), stage_label(marker["rule"], marker["wildcards"])
+            if marker in bad:
+                failed.append(f"{experiment['name']}/{strategy} {label}")
+                _record_failure(store, strategy, label, marker)
+            else:
+                store.mend(strategy, label)
+        if store:
+            store.end_unfinished()
+    return failed
+
+
+def _record_failure(store: "_Store", strategy: str, label: str, marker: Mapping[str, Any]) -> None:
+    error = marker.get("error") or "killed: the job started and never ended"
+    run = store.open(strategy, label, marker.get("started"), marker.get("ended"))
+    store.tag(run, {"llmpq.error": error[:4000]})
+    log = Path(marker.get("log", ""))
+    store.text(run, _tail(log) if log.is_file() else error, "log_tail.txt")
+    store.close(run, "FAILED")
+    parent = store.open(strategy, None)
+    store.tag(parent, {"llmpq.error": f"{label}: {error}"[:4000]})
+    store.close(parent, "FAILED")
+
+
+def _belongs(marker: Mapping[str, Any], experiment: Mapping[str, Any], strategy: str, label: str) -> bool:
+    names = marker["wildcards"]
+    return _names_match(marker, experiment) and names.get("strategy", SHARED) == strategy and stage_label(marker["rule"], names) == label
+
+
+def _names_match(marker: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
+    """Whether the names in a job's wildcards are those that the experiment uses."""
+    names = names_of(experiment)
+    return all(value in names.get(key, [value]) for key, value in marker["wildcards"].items())
+
+
+def _note(files: Iterable[StageFile], strategy: str) -> str:
+    """What the run's page says at its top: the plan in words."""
+    plan = next((each.path for each in files if each.strategy == strategy and each.label == "plan"), None)
+    if plan is None:
+        return "What the strategies of this experiment share."
+    lines = []
+    for stage in artifacts.read(plan, "plan")["stages"]:
+        options = stage["options"]
+        counts = ", ".join(f"{options.count(option)} × {option}" for option in dict.fromkeys(options))
+        last = stage["first_layer"] + len(options) - 1
+        lines.append(f"- {stage['device']}: layers {stage['first_layer']} to {last}, {counts}; {stage['bytes']['total'] / 2**20:.0f} MiB")
+    return "\n".join(lines)
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode("utf-8", "replace")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": "1"}``; MLflow refuses values of more than 6000 characters."""
+    if isinstance(value, Mapping):
+        parts = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+        return {key: item for part in parts for key, item in part.items()}
+    return {prefix: str(value)[:500]}
+
+
+class _Store:
+    """The runs of one experiment and configuration in MLflow."""
+
+    def __init__(self, experiment: Mapping[str, Any], root: Path) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        self._name, self._digest = str(experiment["name"]), config_digest(experiment)
+        tracking = experiment["tracking"]
+        local = (root / "results" / "mlflow").resolve()
+        uri = tracking["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local}/mlflow.db"
+        self.shown_uri = uri.split("://")[0] + "://" + uri.split("://")[-1].split("@")[-1] if "://" in uri else uri
+        title = f"{tracking['prefix']}/{self._name}"
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(title)
+            place = f"{local}/artifacts/{self._name}" if uri.startswith("sqlite:///") else None
+            self._id = found.experiment_id if found else self._client.create_experiment(title, artifact_location=place)
+            mine = f"tags.`llmpq.config_sha256` = '{self._digest}'"
+            self._runs = {run.data.tags["llmpq.identity"]: run for run in self._client.search_runs([self._id], mine, max_results=5000)}
+        except MlflowException as error:
+            raise LlmpqError(f"MLflow at {self.shown_uri} cannot be used: {str(error).splitlines()[0]}") from None
+        self._ends: dict[str, int] = {}
+        self._rows: list[dict[str, Any]] = []
+
+    def open(self, strategy: str, label: str | None, started: float | None = None, ended: float | None = None) -> str:
+        """The id of the run of a stage (``label``) or of the parent (None), created where this configuration has none yet."""
+        identity = "/".join([self._name, strategy, self._digest, *([label] if label else [])])
+        run = self._runs.get(identity)
+        if run is None:
+            tags = {"llmpq.identity": identity, "llmpq.experiment": self._name, "llmpq.strategy": strategy}
+            tags |= {"llmpq.config_sha256": self._digest, "llmpq.role": "stage" if label else "parent"}
+            if label:
+                tags |= {"llmpq.stage": label, "mlflow.parentRunId": self.open(strategy, None)}
+            begin = int(started * 1000) if started else None
+            name = label if label else f"{self._name} {strategy}"
+            run = self._runs[identity] = self._client.create_run(self._id, start_time=begin, tags=tags, run_name=name)
+        run_id = str(run.info.run_id)
+        if ended:
+            self._ends[run_id] = int(ended * 1000)
+        if not any(row["run_id"] == run_id for row in self._rows):
+            self._rows.append({"strategy": strategy, "stage": label, "run_id": run_id})
+        return run_id
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Strategy, stage (None: the parent) and id of every run opened here."""
+        return list(self._rows)
+
+    def children(self) -> list[str]:
+        return [row["run_id"] for row in self._rows if row["stage"]]
+
+    def log(self, run_id: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Add metrics, and those parameters that the run does not have yet (MLflow never changes one)."""
+        import time
+
+        from mlflow.entities import Metric, Param
+
+        had = self._client.get_run(run_id).data.params
+        new = [Param(key, value) for key, value in parameters.items() if key not in had]
+        now = int(time.time() * 1000)
+        self._client.log_batch(run_id, params=new[:100], metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_tag(run_id, key, value)
+
+    def artifact(self, run_id: str, path: Path) -> None:
+        self._client.log_artifact(run_id, str(path))
+
+    def text(self, run_id: str, text: str, name: str) -> None:
+        self._client.log_text(run_id, text, name)
+
+    def close(self, run_id: str, status: str) -> None:
+        """End a run; one that finished loses the error of an earlier attempt."""
+        if status == "FINISHED" and "llmpq.error" in self._client.get_run(run_id).data.tags:
+            self._client.delete_tag(run_id, "llmpq.error")
+        self._client.set_terminated(run_id, status, self._ends.get(run_id))
+
+    def mend(self, strategy: str, label: str) -> None:
+        """A stage that finished now: where its run says FAILED, it no longer does."""
+        run = self._runs.get("/".join([self._name, strategy, self._digest, label]))
+        if run is not None and run.info.status != "FINISHED":
+            self.close(str(run.info.run_id), "FINISHED")
+
+    def end_unfinished(self) -> None:
+        """Whatever an interrupted recording left RUNNING is FAILED until it is recorded again."""
+        for run in self._client.search_runs([self._id], "attributes.status = 'RUNNING'", max_results=5000):
+            if run.data.tags.get("llmpq.identity"):
+                self._client.set_terminated(str(run.info.run_id), "FAILED")
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The configuration that ``config_record`` wrote beside an experiment's results."""
+    import yaml
+
+    try:
+        record = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file (expected the configuration beside an experiment's results)") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ArtifactError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(record, dict) or "strategies" not in record:
+        raise ArtifactError(f"{path}: is not the configuration of an experiment (key 'strategies' is missing)")
+    return record

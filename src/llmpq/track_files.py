@@ -1,0 +1,111 @@
+"""Which files a run of the workflow leaves behind, by the stage that writes them: what MLflow is given and docs/artifacts.md explains."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from llmpq import artifacts
+
+MAX_ARTIFACT_BYTES = 50 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A path pattern and its stage; ``copy`` false: too many bytes to keep twice, so that only location and sha256 are recorded."""
+
+    pattern: str
+    stage: str
+    copy: bool = True
+
+
+_EXPERIMENT = "results/experiments/{experiment}"
+TRACKED = (
+    Tracked("resources/models/{model}/model.json", "prepare_model"),
+    Tracked("resources/models/{model}/checkpoint/", "prepare_model", copy=False),
+    Tracked("resources/texts/{text}.txt", "prepare_text"),
+    Tracked("results/profiles/{profile}/{model}/{device}.json", "profile"),
+    Tracked("results/links/{profile}/{cluster}.json", "links"),
+    Tracked("results/cost/{profile}/{model}/{device}.json", "fit"),
+    Tracked("results/calibration/{model}/{quantizer}.safetensors", "calibrate", copy=False),
+    Tracked("results/quantised/{model}/{quantizer}/{group}/manifest.json", "quantise"),
+    Tracked("results/quantised/{model}/{quantizer}/{group}/*.safetensors", "quantise", copy=False),
+    Tracked("results/indicators/{model}/{quantizer}/{indicator}.json", "indicator"),
+    Tracked(f"{_EXPERIMENT}/config.yaml", "config_record"),
+    Tracked(f"{_EXPERIMENT}/workload.json", "workload"),
+    Tracked(f"{_EXPERIMENT}/problem.json", "problem"),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/plan.json", "plan"),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/requests.jsonl", "serve"),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/serve.json", "serve"),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/timeline.json", "serve"),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/quality.json", "evaluate"),
+    Tracked(f"{_EXPERIMENT}/summary.json", "report"),
+    Tracked(f"{_EXPERIMENT}/summary.csv", "report"),
+    Tracked(f"{_EXPERIMENT}/report.html", "report"),
+    Tracked(f"{_EXPERIMENT}/figures/*.csv", "report"),
+    Tracked(f"{_EXPERIMENT}/mlflow.json", "track"),
+)
+_LABELS = ("device", "group", "text")  # a stage that runs once for each of these has a run for each
+
+
+@dataclass(frozen=True)
+class StageFile:
+    """One existing file: the ``strategy`` (or None) and ``label`` (``profile/cpu-fast``) of the stage that wrote it."""
+
+    path: Path
+    strategy: str | None
+    label: str
+    copy: bool
+
+    def record(self) -> dict[str, Any]:
+        """Location, size and sha256 of the file, and whether a copy is kept."""
+        return {
+            "path": str(self.path),
+            "bytes": self.path.stat().st_size,
+            "sha256": artifacts.sha256_file(self.path),
+            "copied": self.copied,
+        }
+
+    @property
+    def copied(self) -> bool:
+        return self.copy and self.path.stat().st_size <= MAX_ARTIFACT_BYTES
+
+
+def stage_label(stage: str, names: Mapping[str, str]) -> str:
+    """The name of one job of a stage within an experiment: ``plan``, ``profile/cpu-fast``, ``quantise/layers-000-009``."""
+    return "/".join([stage, *(names[key] for key in _LABELS if key in names)])
+
+
+def names_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
+    """For each placeholder of a pattern the names that the experiment uses."""
+    names = {group: [experiment[group]["name"]] for group in ("model", "cluster", "profile", "quantizer", "indicator")}
+    layers, step = experiment["model"]["layers"], experiment["quantizer"]["layers_per_job"]
+    texts = {experiment["workload"]["text"], experiment["quantizer"]["calibration"]["text"], *experiment["evaluate"]["texts"]}
+    return {
+        **names,
+        "experiment": [experiment["name"]],
+        "strategy": list(experiment["strategies"]),
+        "device": sorted({member["device"] for member in experiment["cluster"]["members"]}),
+        "text": sorted(texts),
+        "group": [f"layers-{first:03}-{min(first + step, layers) - 1:03}" for first in range(0, layers, step)],
+    }
+
+
+def stage_files(experiment: Mapping[str, Any], root: Path = Path(".")) -> Iterator[StageFile]:
+    """Every file of TRACKED that exists for ``experiment`` under ``root`` (the folder that holds results/)."""
+    names = names_of(experiment)
+    for tracked in TRACKED:
+        keys = sorted({key for _, key, _, _ in Formatter().parse(tracked.pattern) if key})
+        for values in product(*(names[key] for key in keys)):
+            chosen = dict(zip(keys, values, strict=True))
+            label = stage_label(tracked.stage, chosen)
+            for path in _expand(root, tracked.pattern.format(**chosen)):
+                yield StageFile(path, chosen.get("strategy"), label, tracked.copy)
+
+
+def _expand(root: Path, pattern: str) -> list[Path]:
+    if pattern.endswith("/"):
+        return sorted(path for path in (root / pattern).rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(root.glob(pattern)) if "*" in pattern else [root / pattern] if (root / pattern).is_file() else []
