@@ -1,0 +1,121 @@
+"""The only place that knows how many bytes an option takes: in its file (stored, exact) and packed for the CPU (resident, ± 2 %).
+
+Resident means what the process has allocated and keeps after packing, which is what a memory budget must hold. The system may
+count a little less: pages of FBGEMM's padding that were never touched are not backed by memory.
+"""
+
+import functools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from llmpq.errors import ConfigError
+from llmpq.quant.options import OUTLIER_COLUMNS, WeightOption, outlier_count, weight_option
+
+if TYPE_CHECKING:
+    from llmpq.model.spec import ModelSpec
+
+FLOAT_BYTES, SCALE_BYTES, COLUMN_INDEX_BYTES = 4, 2, 4
+KV_BYTES = 4
+"""Keys and values are kept in fp32."""
+
+_INT8_BLOCKS = {"avx2": (512, 8), "avx512": (256, 32), "avx512_vnni": (512, 48)}
+_HALF_BLOCKS = {"avx2": (512, 16), "avx512": (512, 32), "avx512_vnni": (512, 32)}
+"""FBGEMM's packing blocks (inputs, outputs) by instruction set; a matrix is padded to whole blocks in both directions. Read off the
+allocator (glibc mallinfo2) for 19 shapes with torch 2.13, its instruction set limited by FBGEMM_ENABLE_INSTRUCTIONS."""
+
+_INT8_ROW_BYTES = 12
+"""FBGEMM keeps a scale, a zero point and a column offset, 4 bytes each, per output."""
+
+
+def stored_linear_bytes(option: str, out_features: int, in_features: int, outlier_columns: int = OUTLIER_COLUMNS) -> int:
+    """Bytes of one operator's tensors in a layer file, without its bias: codes, scales, outlier columns, or the plain weight."""
+    known = weight_option(option)
+    weights = out_features * in_features
+    if not known.quantised:
+        return weights * known.bits // 8
+    total = weights * known.bits // 8 + _scale_count(known, out_features, in_features) * SCALE_BYTES
+    if known.outliers:
+        kept = outlier_count(in_features, outlier_columns)
+        total += kept * (COLUMN_INDEX_BYTES + out_features * FLOAT_BYTES)
+    return total
+
+
+def stored_layer_bytes(spec: "ModelSpec", option: str, outlier_columns: int = OUTLIER_COLUMNS) -> int:
+    """Bytes of all tensors of a (layer, option) file: operators, biases and norms. The file adds its header only."""
+    operators = sum(stored_linear_bytes(option, *shape, outlier_columns) for shape in spec.operators().values())
+    return operators + vector_bytes(spec)
+
+
+def vector_bytes(spec: "ModelSpec") -> int:
+    """Bytes of a layer's norms and biases, fp32 in the file and in memory."""
+    norms = 2 * spec.hidden * (2 if spec.norm == "layer" else 1) + (2 * spec.head_dim if spec.qk_norm else 0)
+    has_bias = {"qkv": spec.qkv_bias, "o": spec.o_bias, "gate_up": spec.mlp_bias, "up": spec.mlp_bias, "down": spec.mlp_bias}
+    biases = sum(shape[0] for name, shape in spec.operators().items() if has_bias[name])
+    return (norms + biases) * FLOAT_BYTES
+
+
+def resident_linear_bytes(option: str, out_features: int, in_features: int, outlier_columns: int = OUTLIER_COLUMNS) -> int:
+    """Bytes one operator keeps once packed for its CPU kernel, padding included, without its bias."""
+    known, weights = weight_option(option), out_features * in_features
+    match known.kernel:
+        case "float":
+            return weights * 4
+        case "fp16":
+            return 2 * _padded(_HALF_BLOCKS[instruction_set()], out_features, in_features)
+        case "int8":
+            return weights + out_features * SCALE_BYTES
+        case "int8-dynamic":
+            total = _padded(_INT8_BLOCKS[instruction_set()], out_features, in_features) + out_features * _INT8_ROW_BYTES
+            kept = outlier_count(in_features, outlier_columns) if known.outliers else 0
+            return total + kept * (8 + out_features * FLOAT_BYTES)
+        case "int4":  # the kernel reads a zero offset beside every scale
+            return weights // 2 + 2 * SCALE_BYTES * _scale_count(known, out_features, in_features)
+        case "int3":
+            return weights * 3 // 8 + SCALE_BYTES * _scale_count(known, out_features, in_features)
+    raise ConfigError(f"option '{option}': the CPU has no kernel '{known.kernel}'")
+
+
+def resident_layer_bytes(spec: "ModelSpec", option: str, outlier_columns: int = OUTLIER_COLUMNS) -> int:
+    """Bytes a decoder layer keeps in memory at ``option``: packed operators, biases and norms (no KV cache)."""
+    operators = sum(resident_linear_bytes(option, *shape, outlier_columns) for shape in spec.operators().values())
+    return operators + vector_bytes(spec)
+
+
+def resident_end_bytes(spec: "ModelSpec", part: Literal["embedding", "head"], option: str) -> int:
+    """Bytes of the token embedding (with learned positions), or of the final norm and the language-model head. Tied ones count twice."""
+    norm = spec.hidden * FLOAT_BYTES * (2 if spec.norm == "layer" else 1)
+    if part == "head":
+        return resident_linear_bytes(option, spec.vocab, spec.hidden) + (norm if spec.final_norm else 0)
+    known = weight_option(option)
+    if known.quantised:
+        raise ConfigError(f"the embedding is a table look-up and is kept at 16 or 32 bits, not '{option}'")
+    table = spec.vocab * spec.hidden * known.bits // 8
+    learned = (spec.max_positions + spec.position_offset) * spec.hidden * FLOAT_BYTES if spec.positions == "learned" else 0
+    return table + learned + (norm if spec.embedding_norm else 0)
+
+
+def kv_layer_bytes(spec: "ModelSpec", slots: int, capacity: int) -> int:
+    """Bytes of one layer's keys and values for ``slots`` sequences of up to ``capacity`` tokens."""
+    return 2 * slots * capacity * spec.kv_heads * spec.head_dim * KV_BYTES
+
+
+@functools.cache
+def instruction_set() -> str:
+    """Which of its kernels FBGEMM uses here: avx2, avx512 or avx512_vnni (from the processor's flags)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "avx2"
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    if not {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
+        return "avx2"
+    return "avx512_vnni" if "avx512_vnni" in flags else "avx512"
+
+
+def _padded(block: tuple[int, int], out_features: int, in_features: int) -> int:
+    return math.ceil(in_features / block[0]) * block[0] * math.ceil(out_features / block[1]) * block[1]
+
+
+def _scale_count(option: WeightOption, out_features: int, in_features: int) -> int:
+    return out_features * (in_features // option.group_size if option.group_size else 1)

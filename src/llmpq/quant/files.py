@@ -1,0 +1,191 @@
+"""The layer files: one safetensors file per (layer, option) with everything a stage needs of that layer.
+
+Tensors are named ``<operator>.<part>`` (``weight`` for 32 and 16; ``codes``, ``scales``, and ``outlier_columns``, ``outlier_weight``
+where the option has them) and ``<operator>.bias``, ``attention_norm.weight`` … in fp32. The header's metadata has one key ``llmpq``, a
+JSON object with layer, option, operators, the quantiser's settings and the sha256 of the tensors, which reading checks.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llmpq.artifacts import atomic_path
+from llmpq.errors import ArtifactError, ConfigError
+from llmpq.quant.kernels.cpu import check_half_range
+from llmpq.quant.options import OPTIONS, weight_option
+
+SCHEMA, VERSION = "llmpq.layer", 1
+_PARTS = {"float": {"weight"}, "fp16": {"weight"}}
+_TYPES = {"scales": torch.bfloat16, "outlier_columns": torch.int32, "outlier_weight": torch.float32}
+
+
+@dataclass
+class LayerTensors:
+    """One layer at one option. ``operators``: name → stored tensors (what ``make_linear`` takes); ``vectors``: norms and biases, fp32."""
+
+    layer: int
+    option: str
+    operators: dict[str, dict[str, Tensor]]
+    vectors: dict[str, Tensor]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def bias(self, operator: str) -> Tensor | None:
+        """The operator's bias [out], or None where it has none."""
+        return self.vectors.get(f"{operator}.bias")
+
+    def named(self) -> dict[str, Tensor]:
+        """All tensors by their name in the file, sorted."""
+        parts = {f"{name}.{part}": tensor for name, tensors in self.operators.items() for part, tensor in tensors.items()}
+        return dict(sorted({**parts, **self.vectors}.items()))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the tensors, which the file holds beside its header."""
+        return sum(tensor.nbytes for tensor in self.named().values())
+
+    def content_sha256(self) -> str:
+        """Digest of names, types, shapes and bytes of the tensors: equal weights give an equal digest in any file."""
+        content = hashlib.sha256()
+        for name, tensor in self.named().items():
+            content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            content.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+        return content.hexdigest()
+
+
+def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: int, option: str) -> LayerTensors:
+    """A layer of options that need no quantiser (``32``, ``16``) from canonical checkpoint tensors (Checkpoint.layer)."""
+    known = weight_option(option)
+    if known.quantised:
+        raise ConfigError(f"option '{option}' has to be quantised; only 32 and 16 come straight from a checkpoint")
+    kept: dict[str, dict[str, Tensor]] = {}
+    for name in operators:
+        weight = tensors[f"{name}.weight"]
+        if option == "16":
+            check_half_range(weight, f"layer {layer} {name}: a weight")
+            weight = weight.half()
+        kept[name] = {"weight": weight.contiguous()}
+    return LayerTensors(layer, option, kept, layer_vectors(tensors, kept))
+
+
+def layer_vectors(tensors: Mapping[str, Tensor], operators: Iterable[str]) -> dict[str, Tensor]:
+    """Norms and biases of a layer's canonical tensors, fp32: all but the operators' weights."""
+    weights = {f"{name}.weight" for name in operators}
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items() if name not in weights}
+
+
+def layer_file_name(layer: int, option: str) -> str:
+    """``layer-003.w8a8.safetensors``."""
+    return f"layer-{layer:03d}.{option}.safetensors"
+
+
+def write_layer(path: str | Path, tensors: LayerTensors) -> str:
+    """Write a layer file atomically; returns the content digest. The same layer gives the same bytes on any day."""
+    content = tensors.content_sha256()
+    header = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "layer": tensors.layer,
+        "option": tensors.option,
+        "operators": list(tensors.operators),
+        "content_sha256": content,
+        **tensors.info,
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors.named(), temporary, metadata={"llmpq": json.dumps(header, sort_keys=True, allow_nan=False)})
+    return content
+
+
+def read_layer(path: str | Path) -> LayerTensors:
+    """Read and check a layer file; ArtifactError naming it when it is missing, truncated, damaged or something else."""
+    path = Path(path)
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            # clones, so that nothing keeps pages of the file mapped
+            found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(path, str(error)) from None
+    operators: dict[str, dict[str, Tensor]] = {name: {} for name in header["operators"]}
+    vectors = {}
+    for name, tensor in found.items():
+        operator, _, part = name.rpartition(".")
+        if operator in operators and part != "bias":
+            operators[operator][part] = tensor
+        else:
+            vectors[name] = tensor
+    extra = {key: value for key, value in header.items() if key not in _HEADER_KEYS}
+    layer = LayerTensors(header["layer"], header["option"], operators, vectors, extra)
+    _check_parts(path, layer)
+    if layer.content_sha256() != header["content_sha256"]:
+        raise _damaged(path, "its tensors do not match the digest in its header")
+    return layer
+
+
+_HEADER_KEYS = {"schema", "version", "layer", "option", "operators", "content_sha256"}
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The metadata of a layer file (layer, option, operators, content_sha256, settings) without its tensors."""
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such layer file; run quantise for this layer and option") from None
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from None
+    try:
+        header = json.loads(metadata["llmpq"])
+        known = header["schema"] == SCHEMA and header["version"] == VERSION and _HEADER_KEYS <= header.keys()
+    except (KeyError, ValueError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise ArtifactError(f"{path}: a safetensors file, but not an llmpq layer file of version {VERSION}; run quantise again")
+    if header["option"] not in OPTIONS:
+        raise ArtifactError(f"{path}: option '{header['option']}' is unknown here; known are {', '.join(OPTIONS)}")
+    return header
+
+
+def find_layer_file(quantised_dir: str | Path, layer: int, option: str) -> Path:
+    """The layer file in ``quantised_dir`` or one of its groups; ArtifactError when there is none, or more than one."""
+    root, name = Path(quantised_dir), layer_file_name(layer, weight_option(option).name)
+    groups = (path for path in root.glob(f"*/{name}") if not path.parent.name.startswith(".") and path.parent.suffix != ".partial")
+    found = [path for path in (root / name, *sorted(groups)) if path.is_file()]
+    if not found:
+        raise ArtifactError(f"{root}: no file {name} in it or in its groups; quantise layer {layer} at option '{option}'")
+    if len(found) > 1:
+        raise ArtifactError(f"{root}: layer {layer} at option '{option}' is there twice, {found[0]} and {found[1]}; remove one group")
+    return found[0]
+
+
+def layers_digest(paths: Sequence[str | Path]) -> str:
+    """One digest of the weights in several layer files, in the order given (headers are read, not tensors)."""
+    return combined_digest(read_header(path)["content_sha256"] for path in paths)
+
+
+def combined_digest(content_digests: Iterable[str]) -> str:
+    """What ``layers_digest`` gives, from the layers' own ``content_sha256``."""
+    return hashlib.sha256("\n".join(content_digests).encode()).hexdigest()
+
+
+def _check_parts(path: Path, layer: LayerTensors) -> None:
+    option = weight_option(layer.option)
+    expected = _PARTS.get(option.kernel, {"codes", "scales"}) | ({"outlier_columns", "outlier_weight"} if option.outliers else set())
+    for name, tensors in layer.operators.items():
+        if tensors.keys() != expected:
+            raise ArtifactError(f"{path}: operator {name} holds {sorted(tensors)}, but option '{option.name}' needs {sorted(expected)}")
+        wrong = [part for part, tensor in tensors.items() if tensor.dtype != _TYPES.get(part, tensor.dtype)]
+        if wrong:
+            raise ArtifactError(f"{path}: {name}.{wrong[0]} is {tensors[wrong[0]].dtype}, expected {_TYPES[wrong[0]]}")
+
+
+def _damaged(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(f"{path}: truncated or damaged ({why}); delete it and run quantise again")
