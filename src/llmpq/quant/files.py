@@ -56,7 +56,7 @@ class LayerTensors:
         content = hashlib.sha256()
         for name, tensor in self.named().items():
             content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            content.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+            content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         return content.hexdigest()
 
 
@@ -144,7 +144,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise _damaged(path, str(error)) from None
     try:
         header = json.loads(metadata["llmpq"])
-        known = header["schema"] == SCHEMA and header["version"] == VERSION and _HEADER_KEYS <= header.keys()
+        known = header["schema"] == SCHEMA and header["version"] == VERSION and header.keys() >= _HEADER_KEYS
     except (KeyError, ValueError, TypeError, AttributeError):
         known = False
     if not known:
