@@ -2,6 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from llmpq.errors import ConfigError
 
 HELP = "fetch a model of config/model and convert it once, or fetch a text"
 
@@ -19,8 +22,21 @@ def run(args: argparse.Namespace) -> int:
 
         print(prepare_text(args.text, args.out or Path("resources/texts") / f"{args.text}.txt"))
         return 0
-    from llmpq.config import load_entry
     from llmpq.model.prepare import prepare_model
 
-    print(prepare_model(load_entry("model", args.model), args.out or Path("resources/models") / args.model))
+    print(prepare_model(_entry(args.model), args.out or Path("resources/models") / args.model))
     return 0
+
+
+def _entry(name: str) -> dict[str, Any]:
+    """One file of config/model; the workflow composes and checks it with everything else, here it stands alone."""
+    import yaml
+
+    path = Path("config/model") / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none: run this in the repository's top folder"
+        raise ConfigError(f"{path}: no such model; known models: {known}")
+    entry = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{path}: expected keys and values (see config/README.md)")
+    return entry

@@ -20,8 +20,8 @@ class Checkpoint:
         self._files = WeightFiles(directory, self._family.PREFIXES)
 
     def layer(self, index: int) -> dict[str, Tensor]:
-        """Tensors of decoder layer ``index`` only: ``<operator>.weight`` [out, in], ``<operator>.bias`` [out] where the family has one,
-        ``attention_norm`` / ``mlp_norm`` ``.weight`` / ``.bias``, ``q_norm.weight`` / ``k_norm.weight`` [head_dim]. Operators: ModelSpec.operators.
+        """Tensors of decoder layer ``index`` only: for each of ModelSpec.operators ``.weight`` [out, in] and, where the family has one,
+        ``.bias`` [out]; ``attention_norm``, ``mlp_norm`` with ``.weight`` and ``.bias``; ``q_norm.weight``, ``k_norm.weight`` [head_dim].
         """
         if not 0 <= index < self.spec.layers:
             raise ModelError(f"{self.directory}: there is no layer {index}; the model has layers 0 to {self.spec.layers - 1}")

@@ -25,7 +25,9 @@ class ConfigFile:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ModelError(f"{path}: no such file; a model directory needs config.json (run `llmpq prepare` or give another path)") from None
+            raise ModelError(
+                f"{path}: no such file; a model directory needs config.json (run `llmpq prepare` or give another path)"
+            ) from None
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: not a complete JSON file ({error}); prepare or download the model again") from None
         if not isinstance(values, dict):
@@ -53,7 +55,9 @@ class ConfigFile:
         """A positive whole number; ``keys`` may list synonyms, the first present is read."""
         value = self._get(keys, default, (int,), "a positive whole number")
         if value is not None and value < 1:
-            raise ModelError(f"{self.path}: key '{keys if isinstance(keys, str) else keys[0]}' is {value}, expected a positive whole number")
+            raise ModelError(
+                f"{self.path}: key '{keys if isinstance(keys, str) else keys[0]}' is {value}, expected a positive whole number"
+            )
         return value
 
     def number(self, key: str, default: Any = ...) -> float:

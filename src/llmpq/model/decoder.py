@@ -6,18 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmpq.model.activation import ACTIVATIONS
 from llmpq.model.positions import DecodeContext, PrefillContext, rotate
 from llmpq.model.spec import ModelSpec
 
 Operator = Callable[[Tensor], Tensor]
 KeysValues = tuple[Tensor, Tensor]
-
-_ACTIVATIONS: Mapping[str, Operator] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
 
 
 class Norm:
@@ -34,7 +28,7 @@ class Norm:
 
 
 class DecoderLayer:
-    """A layer from its canonical norm tensors (Checkpoint.layer) and one callable per operator (ModelSpec.operators): x [..., in] → [..., out]."""
+    """A layer from its canonical norm tensors (Checkpoint.layer) and one callable x [..., in] → [..., out] per ModelSpec.operators."""
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], operators: Mapping[str, Operator]) -> None:
         self.spec = spec
@@ -42,14 +36,14 @@ class DecoderLayer:
         self.mlp_norm = Norm(spec, tensors["mlp_norm.weight"], tensors.get("mlp_norm.bias"))
         self.qkv, self.o, self.down = operators["qkv"], operators["o"], operators["down"]
         self.up = operators["gate_up" if spec.gated else "up"]
-        self.activation = _ACTIVATIONS[spec.activation]
+        self.activation = ACTIVATIONS[spec.activation]
         self.head_norm: Tensor | None = None
         if spec.qk_norm:
             query = tensors["q_norm.weight"].expand(spec.heads, -1)
             self.head_norm = torch.cat((query, tensors["k_norm.weight"].expand(spec.kv_heads, -1)))
 
     def prefill(self, hidden: Tensor, context: PrefillContext, cache: KeysValues | None = None) -> Tensor:
-        """hidden [rows, tokens, hidden] → the same shape; keys and values go into ``cache`` [rows, kv_heads, capacity, head_dim] from 0 on."""
+        """hidden [rows, tokens, hidden] → the same; keys and values go into ``cache`` [rows, kv_heads, capacity, head_dim] from 0 on."""
         return self._around(hidden, lambda x: self._attend_prompt(x, context, cache))
 
     def decode(self, hidden: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
@@ -99,6 +93,6 @@ class DecoderLayer:
                 stored[context.rows, :, context.positions] = new
         # The query heads of a KV head stand in the query dimension, so keys and values are never expanded to all heads.
         grouped = queries.view(-1, self.spec.kv_heads, self.spec.group, self.spec.head_dim)
-        seen = (part[:, :, : context.length] for part in cache)
-        mixed = F.scaled_dot_product_attention(grouped, *seen, attn_mask=context.bias)
+        seen_keys, seen_values = (part[:, :, : context.length] for part in cache)
+        mixed = F.scaled_dot_product_attention(grouped, seen_keys, seen_values, attn_mask=context.bias)
         return self.o(mixed.reshape(*x.shape[:-1], -1))

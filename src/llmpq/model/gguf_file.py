@@ -35,7 +35,7 @@ class GgufFile:
             self._bytes = np.memmap(self.path, np.uint8, "r")
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: cannot be read as GGUF: {error}") from None
-        self._view, self._at = memoryview(self._bytes), 0
+        self._view, self._at = self._bytes.data, 0
         try:
             self._parse()
         except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
@@ -99,4 +99,6 @@ class GgufFile:
             raw = self._bytes[start : start + int(np.prod(shape)) * size].view(np.float32 if size > 1 else np.uint8).reshape(shape)
             return np.asarray(dequantize(raw, kind), np.float32).reshape(placed.shape)
         except (ValueError, NotImplementedError) as error:
-            raise ModelError(f"{self.path}: tensor '{name}' cannot be read ({error}); the file is truncated or of an unknown type") from None
+            raise ModelError(
+                f"{self.path}: tensor '{name}' cannot be read ({error}); the file is truncated or of an unknown type"
+            ) from None

@@ -42,13 +42,18 @@ def convert(source: Path, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     tensors = {checkpoint_name(name): _weight(file, name, config) for name in file.names if name != "rope_freqs.weight"}
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    weights = directory / "model.safetensors"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod((directory / "config.json").stat().st_mode)  # safetensors writes for the owner only
 
 
 def model_config(file: GgufFile) -> dict[str, Any]:
     """The file's metadata as a config.json of transformers' LlamaConfig."""
     metadata, heads = file.metadata, file.metadata["llama.attention.head_count"]
-    tokens = {f"{end}_token_id": metadata.get(f"tokenizer.ggml.{name}_token_id") for end, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
+    tokens = {
+        f"{end}_token_id": metadata.get(f"tokenizer.ggml.{name}_token_id")
+        for end, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -99,14 +104,20 @@ def _write_tokenizer(file: GgufFile, directory: Path) -> None:
     metadata = file.metadata
     kind, split = metadata["tokenizer.ggml.model"], metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2" or split not in _DIGIT_PRETOKENIZERS:
-        raise ModelError(f"{file.path}: a tokenizer of kind {kind!r} / {split!r} is not converted; use the model's Hugging Face directory instead")
+        raise ModelError(
+            f"{file.path}: a tokenizer of kind {kind!r} / {split!r} is not converted; use the model's Hugging Face directory instead"
+        )
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     kinds = metadata["tokenizer.ggml.token_type"]
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL_TOKEN])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True) for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL_TOKEN]
+    )
     tokenizer.save(str(directory / "tokenizer.json"))
     named = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
     numbers = {key: metadata.get(f"tokenizer.ggml.{name}_token_id") for key, name in named.items()}

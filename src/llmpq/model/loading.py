@@ -1,75 +1,88 @@
 """Building a StageModel: from the layer files of quantise, or straight from the checkpoint for options that need no calibration."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from llmpq.errors import ConfigError
 from llmpq.model.checkpoint import Checkpoint
-from llmpq.model.config_file import ModelError
-from llmpq.model.decoder import DecoderLayer, Operator
+from llmpq.model.decoder import DecoderLayer
 from llmpq.model.ends import Embedding, Head
 from llmpq.model.stage import StageModel
+from llmpq.quant.bytes import resident_end_bytes, resident_layer_bytes
+from llmpq.quant.files import LayerTensors, find_layer_file, plain_layer, read_header, read_layer
+from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.options import OUTLIER_COLUMNS, weight_option
 
-UNQUANTISED = ("32", "16")
-
-
-def make_linear(option, tensors, bias):  # TEMPORARY until llmpq.quant.kernels.cpu has it
-    weight = tensors["weight"]
-    if option == "32":
-        return lambda x: F.linear(x, weight, bias)
-    packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
-    return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed)
+_YARDSTICK = "32"
+END_OPTIONS = ("16", "32")
 
 
 class StageLoader:
-    """Loads stages of one model; ``on_bytes(kind, n)`` is told resident bytes before each allocation and may refuse by raising."""
+    """Loads a stage of one model; ``on_bytes(kind, n)`` is told resident bytes before each packing and may refuse by raising.
+
+    Layers at option 32 come from the checkpoint, and so does option 16 when there is no ``quantised_dir``; all others from their layer
+    files. One layer at a time is read, packed and its raw tensors freed, so the peak is the stage plus one layer.
+    """
 
     def __init__(
         self,
         checkpoint_dir: str | Path,
-        quantised_dir: str | Path | None,
+        quantised_dir: str | Path | None = None,
         end_option: str = "16",
         on_bytes: Callable[[str, int], None] | None = None,
     ) -> None:
+        if end_option not in END_OPTIONS:
+            raise ConfigError(f"embedding and head are kept at {' or '.join(END_OPTIONS)} bits, not '{end_option}'")
         self.checkpoint = Checkpoint(checkpoint_dir)
-        self.quantised_dir = quantised_dir
-        if end_option not in UNQUANTISED:
-            raise ModelError(f"embedding and head can be kept at {' or '.join(UNQUANTISED)} bits, not '{end_option}'")
-        self.end_option, self.on_bytes = end_option, on_bytes
-        self.resident_bytes = {"weights": 0, "embedding": 0, "head": 0}
+        self.quantised_dir, self.end_option, self.on_bytes = quantised_dir, end_option, on_bytes
+        self._resident = {"weights": 0, "embedding": 0, "head": 0}
+        self._digests: list[str] = []
 
     def load(self, first_layer: int, options: Sequence[str], has_embedding: bool, has_head: bool) -> StageModel:
-        spec = self.checkpoint.spec
+        """Layers first_layer … first_layer + len(options) − 1, one option each, and the ends asked for."""
+        for option in options:
+            weight_option(option)
+        self._resident, self._digests = dict.fromkeys(self._resident, 0), []
         embedding = self._embedding() if has_embedding else None
         layers = [self._layer(first_layer + offset, option) for offset, option in enumerate(options)]
-        model = StageModel(spec, first_layer, layers, embedding, self._head() if has_head else None)
-        model.resident_bytes = self.resident_bytes
-        return model
+        head = self._head() if has_head else None
+        return StageModel(self.checkpoint.spec, first_layer, layers, embedding, head, self._resident, self._digests)
 
-    def _account(self, kind: str, count: int) -> None:
+    def _account(self, kind: str, resident: int) -> None:
         if self.on_bytes is not None:
-            self.on_bytes(kind, count)
-        self.resident_bytes[kind] += count
+            self.on_bytes(kind, resident)
+        self._resident[kind] += resident
 
     def _layer(self, index: int, option: str) -> DecoderLayer:
-        tensors = self.checkpoint.layer(index)
-        self._account("weights", 0)
-        spec = self.checkpoint.spec
-        operators = {name: make_linear(option, {"weight": tensors[f"{name}.weight"]}, tensors.get(f"{name}.bias")) for name in spec.operators()}
-        return DecoderLayer(spec, tensors, operators)
+        stored, digest = self._read(index, option)
+        columns = [len(parts["outlier_columns"]) for parts in stored.operators.values() if "outlier_columns" in parts]
+        self._account("weights", resident_layer_bytes(self.checkpoint.spec, option, max(columns, default=OUTLIER_COLUMNS)))
+        operators = {name: make_linear(option, parts, stored.bias(name)) for name, parts in stored.operators.items()}
+        self._digests.append(digest)
+        return DecoderLayer(self.checkpoint.spec, stored.vectors, operators)
+
+    def _read(self, index: int, option: str) -> tuple[LayerTensors, str]:
+        if self.quantised_dir is None or option == _YARDSTICK:
+            layer = plain_layer(self.checkpoint.layer(index), self.checkpoint.spec.operators(), index, option)
+            return layer, layer.content_sha256()
+        path = find_layer_file(self.quantised_dir, index, option)
+        return read_layer(path), read_header(path)["content_sha256"]
 
     def _embedding(self) -> Embedding:
-        self._account("embedding", 0)
-        tensors = self.checkpoint.embedding()
-        if self.end_option == "16":
-            tensors["embedding.weight"] = tensors["embedding.weight"].half()
-        return Embedding(self.checkpoint.spec, tensors)
+        spec = self.checkpoint.spec
+        self._account("embedding", resident_end_bytes(spec, "embedding", self.end_option))
+        return Embedding(spec, _stored(self.checkpoint.embedding(), self.end_option))
 
     def _head(self) -> Head:
-        self._account("head", 0)
+        spec = self.checkpoint.spec
+        self._account("head", resident_end_bytes(spec, "head", self.end_option))
         tensors = self.checkpoint.head()
-        return Head(self.checkpoint.spec, tensors, make_linear(self.end_option, {"weight": tensors["head.weight"]}, None))
+        return Head(spec, tensors, make_linear(self.end_option, {"weight": tensors["head.weight"]}))
+
+
+def _stored(tensors: dict[str, Tensor], option: str) -> dict[str, Tensor]:
+    """The token table in its option's type; positions and norms stay fp32."""
+    table = tensors["embedding.weight"]
+    return {**tensors, "embedding.weight": table.half() if option == "16" else table}

@@ -36,7 +36,7 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """Slopes [heads] of ALiBi (Press et al. 2022, section 3): powers of 2^(-8/n), odd powers of the next series when n is no power of two."""
+    """ALiBi slopes [heads] (Press et al. 2022, section 3): powers of 2^(-8/n); for other n, odd powers of the next series fill up."""
     whole = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (i + 1) / whole) for i in range(whole)]
     slopes += [2.0 ** (-4.0 * (2 * i + 1) / whole) for i in range(heads - whole)]

@@ -47,7 +47,7 @@ def prepare_model(config: Mapping[str, Any], out_dir: str | Path) -> Path:
         "family": checkpoint.spec.family,
         "spec": checkpoint.spec.to_dict(),
         "files": {path.name: {"sha256": artifacts.sha256_file(path), "bytes": path.stat().st_size} for path in files},
-        "model_source": {key: config[key] for key in ("source", "wheel", "member", "sha256", "path", "revision") if config.get(key) is not None},
+        "model_source": {key: config[key] for key in ("source", "wheel", "member", "sha256", "path", "revision") if config.get(key)},
     }
     artifacts.write(out / "model.json", "model", body, source="computed", config=dict(config))
     _say(f"{body['name']}: {checkpoint.spec.family}, {checkpoint.spec.layers} layers, in {out / CHECKPOINT}")

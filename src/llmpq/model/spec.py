@@ -34,7 +34,7 @@ class ModelSpec:
     max_positions: int
     norm: Literal["rms", "layer"]
     norm_eps: float
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"]
+    activation: str  # a key of llmpq.model.activation.ACTIVATIONS
     gated: bool
     positions: Literal["rope", "learned", "alibi"]
     rope: RopeSpec | None = None
@@ -89,7 +89,7 @@ class ModelSpec:
             limit = f"its sliding window of {self.sliding_window} tokens, and sliding-window attention is not implemented"
         else:
             limit = f"its {self.max_positions} positions"
-        raise ModelError(f"a sequence of {tokens} tokens is longer than the {self.family} model allows: {limit}; use shorter prompts or outputs")
+        raise ModelError(f"{tokens} tokens are more than the {self.family} model allows: {limit}; use shorter prompts or outputs")
 
     def operators(self) -> dict[str, tuple[int, int]]:
         """(out_features, in_features) of a layer's linear operators, canonical and fused: rows of qkv are q;k;v, of gate_up gate;up."""

@@ -3,7 +3,7 @@
 Serving, profiling and evaluation all run this one class, so that what is timed and scored is what serves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,17 +15,32 @@ from llmpq.model.decoder import DecoderLayer
 from llmpq.model.ends import Embedding, Head
 from llmpq.model.positions import Positions
 from llmpq.model.spec import ModelSpec
+from llmpq.quant.files import combined_digest
 
 
 class StageModel:
     """Decoder layers first_layer … first_layer + len(layers) − 1 with optional ends; build it with load()."""
 
-    def __init__(self, spec: ModelSpec, first_layer: int, layers: Sequence[DecoderLayer], embedding: Embedding | None, head: Head | None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        first_layer: int,
+        layers: Sequence[DecoderLayer],
+        embedding: Embedding | None,
+        head: Head | None,
+        resident_bytes: Mapping[str, int],
+        layer_digests: Sequence[str],
+    ) -> None:
         self.spec, self.first_layer, self.layers = spec, first_layer, list(layers)
         self.embedding, self.head = embedding, head
-        self.positions = Positions(spec)
-        self.resident_bytes: dict[str, int] = {"weights": 0, "embedding": 0, "head": 0}
-        self.weights_digest = ""
+        self.resident_bytes = dict(resident_bytes)  # weights, embedding, head
+        self.layer_digests = list(layer_digests)
+        self._positions = Positions(spec)
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the weights in this stage's layers; over the ``layer_digests`` of all stages it is that of the whole model."""
+        return combined_digest(self.layer_digests)
 
     @classmethod
     def load(
@@ -49,7 +64,7 @@ class StageModel:
     def new_cache(self, slots: int, capacity: int) -> StageCache:
         """Static KV tensors for ``slots`` sequences of up to ``capacity`` tokens (prompt and output) in this stage's layers."""
         self.spec.check_context(capacity)
-        self.positions.reserve(capacity)
+        self._positions.reserve(capacity)
         return StageCache(self.spec, len(self.layers), slots, capacity)
 
     @torch.inference_mode()
@@ -71,7 +86,7 @@ class StageModel:
         inputs: ids [b] with an embedding, else hidden [b, h]; ``positions`` [b] (int64) is the cache position each token takes.
         Returns hidden [b, h], or with a head logits [b, vocab].
         """
-        context = self.positions.decode(positions)
+        context = self._positions.decode(positions)
         if context.length > cache.capacity:
             raise ModelError(f"decoding position {context.length - 1}, but the KV cache holds {cache.capacity} tokens per sequence")
         hidden = inputs if self.embedding is None else self.embedding(inputs, positions)
@@ -96,7 +111,7 @@ class StageModel:
         tokens = inputs.shape[1]
         if cache is not None and tokens > cache.capacity:
             raise ModelError(f"a prompt of {tokens} tokens does not fit a KV cache of {cache.capacity} tokens per sequence")
-        context = self.positions.prefill(tokens)
+        context = self._positions.prefill(tokens)
         hidden = inputs if self.embedding is None else self.embedding(inputs, torch.arange(tokens))
         stored = [None] * len(self.layers) if cache is None else cache.views(rows)
         for layer, own in zip(self.layers, stored, strict=True):

@@ -8,26 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llmpq.model.config_file import ConfigFile, ModelError
+from llmpq.model.config_file import ModelError
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-}
-
-
-def activation_name(config: ConfigFile, key: str, default: str) -> str:
-    """Our name of the activation in config.json; raise ModelError when it is not one of those implemented."""
-    name = config.text(key, default)
-    if name not in _ACTIVATIONS:
-        raise config.refuse(key, f"this activation is not implemented (known: {', '.join(_ACTIVATIONS)})")
-    return _ACTIVATIONS[name]
 
 
 class WeightFiles:
@@ -49,7 +32,11 @@ class WeightFiles:
         single = self.directory / _SINGLE
         if not single.is_file():
             pickled = sorted(self.directory.glob("*.bin"))
-            hint = f"; {pickled[0].name} is a pickle, which is never read: convert it to safetensors" if pickled else "; prepare the model first"
+            hint = (
+                f"; {pickled[0].name} is a pickle, which is never read: convert it to safetensors"
+                if pickled
+                else "; prepare the model first"
+            )
             raise ModelError(f"{single}: no such file{hint}")
         with _opened(single) as file:
             return dict.fromkeys(file.keys(), single)
@@ -58,7 +45,9 @@ class WeightFiles:
         """The tensor as an fp32 copy that keeps no file mapped; raise ModelError naming file and tensor when it cannot be had."""
         full = self.find(name)
         if full is None:
-            raise ModelError(f"{self.directory}: the checkpoint has no tensor '{self.prefixes[0]}{name}'; it is incomplete or of another family")
+            raise ModelError(
+                f"{self.directory}: the checkpoint has no tensor '{self.prefixes[0]}{name}'; it is incomplete or of another family"
+            )
         path = self.file_of[full]
         with _opened(path) as file:
             try:

@@ -1,4 +1,4 @@
-"""One file per model family: config.json → ModelSpec, and checkpoint names → canonical tensors. Adding a family is one file and one line."""
+"""One file per model family: config.json → ModelSpec, and tensor names → canonical ones. To add one: a file and a line here."""
 
 from collections.abc import Mapping
 from types import ModuleType

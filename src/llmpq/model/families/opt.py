@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from llmpq.model.activation import activation_name
 from llmpq.model.config_file import ConfigFile
 from llmpq.model.spec import ModelSpec
-from llmpq.model.weights import WeightFiles, activation_name, concatenated
+from llmpq.model.weights import WeightFiles, concatenated
 
 PREFIXES = ("model.decoder.", "decoder.")
 
