@@ -36,12 +36,14 @@ def balanced(total: int, parts: int) -> list[int]:
 
 
 def micro_batches(requests: int, decode_size: int, prefill_size: int) -> list[MicroBatch]:
-    """Micro-batches of one wave of ``requests``: as few as ``decode_size`` (eta) allows, each in as few chunks as ``prefill_size`` (xi) allows.
+    """Micro-batches of one wave: as few as ``decode_size`` (eta) allows, each prefilled in as few chunks as ``prefill_size`` (xi) allows.
 
-    method.md section 2: m_d = ceil(G / eta) and m_p = sum over micro-batches of ceil(eta_k / xi).
+    Hence m_d = ceil(G / eta) and m_p = sum over micro-batches of ceil(eta_k / xi).
     """
     if requests < 1 or decode_size < 1 or prefill_size < 1:
-        raise ValueError(f"{requests} requests in micro-batches of {decode_size} (decode) and {prefill_size} (prefill): each must be at least 1")
+        raise ValueError(
+            f"{requests} requests in micro-batches of {decode_size} (decode) and {prefill_size} (prefill): each must be at least 1"
+        )
     batches, slot = [], 0
     for index, rows in enumerate(balanced(requests, -(-requests // decode_size))):
         chunks, first = [], slot

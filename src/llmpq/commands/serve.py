@@ -1,0 +1,67 @@
+"""``llmpq serve``: run a plan on real requests."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+HELP = "serve a batch of requests as a plan says, one process per stage"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Paths of what to serve, and overrides of the experiment's settings."""
+    parser.add_argument("plan", type=Path, metavar="PLAN.json", help="the plan to run")
+    parser.add_argument("--requests", type=Path, required=True, metavar="WORKLOAD.json", help="the requests to serve")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        metavar="CONFIG.yaml",
+        help="the experiment's resolved configuration (cluster, serve, workload)",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint directory of the model")
+    parser.add_argument(
+        "--quantised", type=Path, metavar="DIR", help="directory of layer files; without it options 16 and 32 are read from the checkpoint"
+    )
+    parser.add_argument("--problem", type=Path, metavar="PROBLEM.json", help="check that the plan was made for this problem")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where requests.jsonl, serve.json and timeline.json go")
+    parser.add_argument("--port", type=int, help="rendezvous port on 127.0.0.1 (0: any free one)")
+    parser.add_argument("--timeout-s", type=float, help="seconds without an answer after which a stage counts as hung")
+    parser.add_argument("--max-restarts", type=int, help="how often to start again when a stage dies")
+    parser.add_argument("--margins", action="store_true", default=None, help="keep every token's top-2 margin in requests.jsonl")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve; prints the measured and the predicted throughput."""
+    from llmpq.serve.batch import serve
+
+    config = _configuration(args.config)
+    overrides = {key: getattr(args, key) for key in ("port", "timeout_s", "max_restarts", "margins")}
+    settings = {
+        **config["serve"],
+        **{key: config["workload"][key] for key in ("slots", "ignore_eos")},
+        "experiment": config["name"],
+        **{key: value for key, value in overrides.items() if value is not None},
+    }
+    document = serve(args.plan, args.problem, args.requests, config["cluster"], args.checkpoint, args.quantised, args.out, settings)
+    measured, predicted = (document["throughput"][key] for key in ("measured", "predicted"))
+    print(
+        f"{document['served_requests']} requests, {document['new_tokens']} tokens: {measured['tokens_per_s']:.1f} tokens/s "
+        f"(predicted {predicted['tokens_per_s'] or 0:.1f}), prefill {measured['prefill_s']:.2f} s ({predicted['prefill_s']:.2f}), "
+        f"decode {measured['decode_s']:.2f} s ({predicted['decode_s']:.2f})"
+    )
+    return 0
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from llmpq.errors import ConfigError
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from None
+    missing = [key for key in ("name", "cluster", "serve", "workload") if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise ConfigError(f"{path}: key '{missing[0]}' is missing; give the config.yaml that is written beside an experiment's results")
+    return dict(config)

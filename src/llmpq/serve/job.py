@@ -1,0 +1,137 @@
+"""From a plan, a cluster and requests to one job per stage: everything checked before a process starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmpq.errors import ServeError
+from llmpq.model.spec import ModelSpec
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve. Seconds, and rows of the KV cache; ``port`` 0 takes any free one; ``margins`` keeps every token's top-2 margin."""
+
+    slots: int
+    ignore_eos: bool = False
+    schedule: str = "barrier"
+    timeout_s: float = 120.0
+    load_timeout_s: float = 600.0
+    max_restarts: int = 0
+    port: int = 0
+    end_option: str = "16"
+    margins: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule != "barrier":
+            raise ServeError(f"serve.schedule is '{self.schedule}'; this runtime knows 'barrier'")
+        if self.slots < 1:
+            raise ServeError(f"workload.slots is {self.slots}; at least one request must be resident")
+        if not (self.timeout_s > 0 and self.load_timeout_s > 0):
+            raise ServeError(f"serve.timeout_s ({self.timeout_s}) and serve.load_timeout_s ({self.load_timeout_s}) must be positive")
+        if not 0 <= self.port <= 65535:
+            raise ServeError(f"serve.port is {self.port}; a port is 0 (any free one) to 65535")
+
+
+def check_requests(requests: Sequence[Mapping[str, Any]], spec: ModelSpec, source: Path) -> None:
+    """Refuse requests that this model cannot serve: raises ServeError naming the request."""
+    seen = set()
+    for request in requests:
+        where = f"{source}: request {request['id']!r}"
+        if request["id"] in seen:
+            raise ServeError(f"{where} appears twice; ids must differ")
+        seen.add(request["id"])
+        largest = max(request["prompt_tokens"])
+        if largest >= spec.vocab:
+            raise ServeError(f"{where}: token {largest} is not in the model's vocabulary of {spec.vocab}")
+        total = len(request["prompt_tokens"]) + request["max_new_tokens"]
+        if total > spec.max_context:
+            raise ServeError(f"{where}: prompt and new tokens are {total} together, the model takes {spec.max_context}")
+
+
+def check_plan(plan: Mapping[str, Any], spec: ModelSpec, source: Path) -> None:
+    """Refuse a plan whose stages do not make up this model once, in order: raises ServeError naming the stage."""
+    layer = 0
+    for number, stage in enumerate(plan["stages"]):
+        where = f"{source}: stage {number} ({stage['device']})"
+        if stage["first_layer"] != layer or not stage["options"]:
+            raise ServeError(
+                f"{where} begins at layer {stage['first_layer']} with {len(stage['options'])} layers; layer {layer} should come next"
+            )
+        layer += len(stage["options"])
+        first, last = number == 0, number == len(plan["stages"]) - 1
+        if stage["has_embedding"] != first or stage["has_head"] != last:
+            raise ServeError(f"{where}: the embedding belongs to the first stage and the head to the last, and to no other")
+    if layer != spec.layers:
+        raise ServeError(f"{source}: the plan has {layer} layers, the model {spec.layers}; plan again for this model")
+
+
+def stage_jobs(
+    plan: Mapping[str, Any],
+    cluster: Mapping[str, Any],
+    spec: ModelSpec,
+    requests: Sequence[Mapping[str, Any]],
+    settings: Settings,
+    directories: Mapping[str, Path | None],
+) -> list[dict[str, Any]]:
+    """One job per stage for llmpq.serve.worker, without the requests.
+
+    ``requests`` are all of the workload's (also those already finished), so that a re-run has the same cache. Raises ServeError when a
+    stage's device is not in the cluster or its budget is smaller than what the plan puts there.
+    """
+    capacity = max(len(request["prompt_tokens"]) + request["max_new_tokens"] for request in requests)
+    devices = {member["name"]: {**cluster["types"][member["device"]], **member} for member in cluster["members"]}
+    shared = {
+        "stages": len(plan["stages"]),
+        "slots": settings.slots,
+        "capacity": capacity,
+        "longest_prompt": max(len(request["prompt_tokens"]) for request in requests),
+        "sizes": [min(plan["micro_batch"][phase], settings.slots) for phase in ("prefill", "decode")],
+        "hidden": spec.hidden,
+        "kv_bytes_per_layer": kv_bytes_per_layer(spec, settings.slots, capacity),
+        "ends": [] if settings.ignore_eos else list(spec.eos_token_ids),
+        "end_option": settings.end_option,
+        "timeout_s": settings.timeout_s,
+        "load_timeout_s": settings.load_timeout_s,
+        "link_delay_s": float((cluster.get("link") or {}).get("delay_ms", 0.0)) / 1e3,
+        **{name: str(path) if path is not None else None for name, path in directories.items()},
+    }
+    jobs = []
+    for rank, stage in enumerate(plan["stages"]):
+        device = devices.get(stage["device"])
+        if device is None:
+            raise ServeError(f"stage {rank} is planned for device {stage['device']}, the cluster has {', '.join(devices)}")
+        last_layer = stage["first_layer"] + len(stage["options"]) - 1
+        jobs.append(
+            {
+                **shared,
+                **{key: stage[key] for key in ("device", "first_layer", "options", "has_embedding", "has_head")},
+                "rank": rank,
+                "title": f"stage {rank} ({stage['device']}, layers {stage['first_layer']}–{last_layer})",
+                "slowdown": float(device.get("slowdown", 1.0)),
+                "cores": list(device.get("cores") or ()) if isinstance(device.get("cores"), (list, tuple)) else [],
+                "budget_bytes": _budget(stage, device),
+                "workspace_bytes": stage["bytes"]["workspace"],
+            }
+        )
+    return jobs
+
+
+def _budget(stage: Mapping[str, Any], device: Mapping[str, Any]) -> int:
+    """The smaller of what the plan counted on and what the device has now, in bytes; ServeError when the planned bytes exceed it."""
+    budget = int(min(stage["bytes"]["budget"], device.get("memory_mib", float("inf")) * MIB))
+    missing = stage["bytes"]["total"] - budget
+    if missing > 0:
+        raise ServeError(
+            f"device {stage['device']}: the plan puts {stage['bytes']['total']:,} bytes there, {missing:,} bytes are missing "
+            f"(budget {budget:,}); give the device more memory or plan again"
+        )
+    return budget
+
+
+def kv_bytes_per_layer(spec: ModelSpec, slots: int, capacity: int) -> int:
+    """Keys and values of one layer in bytes, kept in fp32."""
+    return 2 * slots * capacity * spec.kv_heads * spec.head_dim * 4

@@ -1,0 +1,252 @@
+"""Start the processes of all stages, watch them, and let none of them outlive a failure.
+
+Each stage is a process in a group of its own with a log file and an event pipe. The launcher wakes up on events, on the end of a process
+(pidfd) and on signals; whatever goes wrong, it says which stage was at fault, with the end of its log, and kills the rest.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from llmpq.errors import ServeError
+from llmpq.serve.events import EventReader
+
+HOST = "127.0.0.1"
+GRACE_S = 1.0  # after a first failure, for the others to fail too, so that the cause can be told from its consequences
+SLACK_S = 10.0  # beyond the stages' own time-out, which knows better who is silent
+LOG_TAIL_LINES = 15
+
+
+class StageLostError(ServeError):
+    """A stage died, hung or failed in a way that is no fault of its input: starting again may help."""
+
+
+OnEvent = Callable[[int, Mapping[str, Any]], None]
+
+
+@dataclass
+class StageProcess:
+    """One running stage."""
+
+    rank: int
+    title: str
+    process: "subprocess.Popen[bytes]"
+    events: EventReader
+    pidfd: int
+    log: Path
+    failed: dict[str, Any] | None = None
+    done: dict[str, Any] | None = None
+    ended: bool = field(default=False)
+
+    def tail(self) -> str:
+        """The end of the log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join(f"  {line}" for line in lines) or "  (empty)"
+
+
+def run_stages(
+    jobs: Sequence[dict[str, Any]], log_dir: Path, *, port: int, load_timeout_s: float, timeout_s: float, on_event: OnEvent
+) -> list[dict]:
+    """Run one process per job until all are done; returns their ``done`` events by rank.
+
+    ``on_event(rank, event)`` is called for every other event. Raises ServeError naming the stage at fault, with the tail of its log, when
+    a stage dies, fails, or nothing happens for too long (StageLostError where starting again may help). A SIGINT becomes KeyboardInterrupt,
+    a SIGTERM SystemExit(143). No process is left in any case.
+    """
+    with _signals() as wake, _listener(port) as listener:
+        group = _Group(on_event)
+        try:
+            for job in jobs:
+                group.start(job, listener, log_dir)
+            return group.watch(wake, load_timeout_s, timeout_s)
+        finally:
+            group.kill()
+
+
+class _Group:
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._stages: list[StageProcess] = []
+        self._selector = selectors.DefaultSelector()
+        self._serving = False
+
+    def start(self, job: dict[str, Any], listener: socket.socket, log_dir: Path) -> None:
+        rank = job["rank"]
+        log_dir.mkdir(parents=True, exist_ok=True)
+        log = log_dir / f"stage-{rank}.log"
+        read_end, write_end = os.pipe()
+        shared = [write_end] + ([listener.fileno()] if rank == 0 else [])
+        message = {**job, "host": HOST, "port": listener.getsockname()[1], "listener": listener.fileno()}
+        threads = str(max(1, len(job["cores"])))
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "GLOO_SOCKET_IFNAME": "lo",
+            "PYTHONUNBUFFERED": "1",
+        }
+        command = [sys.executable, "-m", "llmpq.serve.worker", str(os.getpid()), str(write_end)]
+        with log.open("wb") as output, os.fdopen(_in_memory(json.dumps(message).encode()), "rb") as stdin:
+            process = subprocess.Popen(
+                command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment, pass_fds=shared, start_new_session=True
+            )
+        os.close(write_end)
+        stage = StageProcess(rank, job["title"], process, EventReader(read_end), os.pidfd_open(process.pid), log)
+        self._stages.append(stage)
+        self._selector.register(stage.events.descriptor, selectors.EVENT_READ, stage)
+        self._selector.register(stage.pidfd, selectors.EVENT_READ, stage)
+
+    def watch(self, wake: int, load_timeout_s: float, timeout_s: float) -> list[dict]:
+        self._selector.register(wake, selectors.EVENT_READ, None)
+        heard = time.monotonic()
+        while not all(stage.ended for stage in self._stages):
+            patience = timeout_s + SLACK_S if self._serving else load_timeout_s
+            ready = self._selector.select(max(0.0, heard + patience - time.monotonic()))
+            if not ready:
+                silent = "; ".join(f"{stage.title}\n{stage.tail()}" for stage in self._stages if not stage.ended)
+                raise StageLostError(f"nothing happened for {patience:g} s; the stages' logs end:\n{silent}")
+            for key, _ in ready:
+                if key.data is None:
+                    number = os.read(wake, 1)[0]
+                    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+                heard = time.monotonic() if self._take(key.data) else heard
+            if any(stage.failed for stage in self._stages):
+                self._raise_failure()
+        return [stage.done or {} for stage in self._stages]
+
+    def _take(self, stage: StageProcess) -> bool:
+        """Handle what a stage has sent, and its end; returns whether it sent anything."""
+        if stage.ended:
+            return False
+        code = stage.process.poll()  # before reading: what a dead process wrote is all there
+        count = 0
+        for event in stage.events.read():
+            count += 1
+            if event["event"] == "failed":
+                stage.failed = event
+            elif event["event"] == "done":
+                stage.done = event
+            else:
+                self._serving = self._serving or event["event"] == "warm"
+                self._on_event(stage.rank, event)
+        if code is not None:
+            stage.ended = True
+            self._selector.unregister(stage.events.descriptor)
+            self._selector.unregister(stage.pidfd)
+            if stage.failed is None and (code != 0 or stage.done is None):
+                stage.failed = {"message": _death(code), "expected": False, "blames": None}
+        return count > 0
+
+    def _raise_failure(self) -> None:
+        until = time.monotonic() + GRACE_S
+        while not (cause := self._cause(certain=True)) and time.monotonic() < until:
+            for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
+                if key.data is not None:
+                    self._take(key.data)
+        cause = cause or self._cause(certain=False)
+        assert cause is not None
+        assert cause.failed is not None
+        message = f"{cause.title}: {cause.failed['message']}"
+        if cause.failed["expected"] and cause.failed["blames"] is None:
+            raise ServeError(message)
+        raise StageLostError(f"{message}\nIts log {cause.log} ends:\n{cause.tail()}")
+
+    def _cause(self, certain: bool) -> StageProcess | None:
+        """The stage at fault: one that does not blame another, or failing that one that blames a stage which has not failed itself."""
+        failed = [stage for stage in self._stages if stage.failed is not None]
+        for stage in failed:
+            if stage.failed is not None and stage.failed["blames"] is None:
+                return stage
+        if certain:
+            return None
+        ranks = {stage.rank for stage in failed}
+        return next((stage for stage in failed if stage.failed is not None and stage.failed["blames"] not in ranks), failed[0])
+
+    def kill(self) -> None:
+        for stage in self._stages:
+            if stage.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(stage.process.pid, signal.SIGKILL)
+        for stage in self._stages:
+            stage.process.wait()
+            for event in stage.events.read():  # requests that finished before the failure was seen
+                if event["event"] == "finished":
+                    with contextlib.suppress(ServeError):  # the failure under way is the one to report
+                        self._on_event(stage.rank, event)
+            stage.events.close()
+            os.close(stage.pidfd)
+        self._selector.close()
+        self._stages = []
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"the process ended with status {code}"
+    name = signal.Signals(-code).name
+    return f"the process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor of an anonymous file holding ``data``: a job of any size without a blocking pipe or a file to clean up."""
+    descriptor = os.memfd_create("llmpq-job")
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _listener(port: int) -> Iterator[socket.socket]:
+    """The rendezvous socket, bound here so that there is no race for a free port (0) and nothing listens beyond the loopback."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen(128)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ServeError(f"port {port} on {HOST} is in use; choose another serve.port, or 0 for any free one") from None
+            raise ServeError(
+                f"port {port} on {HOST} cannot be used: {error.strerror}; choose another serve.port, or 0 for any free one"
+            ) from None
+        yield listener
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor on which a SIGTERM or SIGINT can be read (its number); signals stay as they are off the main thread."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    try:
+        if threading.current_thread() is not threading.main_thread():
+            yield read_end
+            return
+        before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+        before_wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        try:
+            yield read_end
+        finally:
+            signal.set_wakeup_fd(before_wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """The wake-up descriptor tells the loop."""

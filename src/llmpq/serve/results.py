@@ -1,0 +1,119 @@
+"""What a finished run leaves: requests.jsonl, serve.json (predicted beside measured) and timeline.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmpq import artifacts
+from llmpq.serve.timeline import Call, chrome_trace
+
+PHASES = ("prefill", "decode")
+
+
+def write_requests(
+    path: Path, requests: Sequence[Mapping[str, Any]], finished: Mapping[Any, Mapping[str, Any]], tokenizer: Path, margins: bool
+) -> None:
+    """One line per request, in request order: id, prompt_tokens (count), tokens, text, finish_reason, min_margin, min_margin_token.
+
+    ``tokenizer`` is the checkpoint's tokenizer.json; without one ``text`` is null. ``margins`` adds every token's top-2 margin.
+    """
+    decode = _decoder(tokenizer)
+    lines = []
+    for request in requests:
+        record = finished[request["id"]]
+        row = {
+            "id": request["id"],
+            "prompt_tokens": len(request["prompt_tokens"]),
+            "tokens": record["tokens"],
+            "text": decode(record["tokens"]) if decode else None,
+            "finish_reason": record["finish_reason"],
+            "min_margin": record["min_margin"],
+            "min_margin_token": record["min_margin_token"],
+        }
+        if margins:
+            row["margins"] = record["margins"]
+        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
+    artifacts.write_text(path, "\n".join(lines) + "\n")
+
+
+def _decoder(tokenizer: Path) -> Any:
+    if not tokenizer.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(tokenizer)).decode
+
+
+def write_timeline(path: Path, jobs: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> None:
+    """The Chrome trace of all stages' calls; time 0 is the start of the measured batch."""
+    stages = [
+        {**{key: job[key] for key in ("rank", "device", "first_layer")}, "layers": len(job["options"]), "calls": report["calls"]}
+        for job, report in zip(jobs, reports, strict=True)
+    ]
+    trace = chrome_trace(stages, reports[0]["origin_s"], other)
+    artifacts.write_text(path, json.dumps(trace, separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def throughput(plan: Mapping[str, Any], report: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Measured beside predicted seconds and new tokens per second.
+
+    ``share`` is the part of the workload's requests that this run served: the plan prices all of them, a run that continues an earlier
+    one is compared with that part of the prediction.
+    """
+    predicted = {key: plan["predicted"][key] * share for key in ("prefill_s", "decode_s", "total_s")}
+    total = report["prefill_s"] + report["decode_s"]
+    return {
+        "measured": {
+            "tokens_per_s": report["tokens"] / total,
+            "prefill_s": report["prefill_s"],
+            "decode_s": report["decode_s"],
+            "total_s": total,
+        },
+        "predicted": {"tokens_per_s": plan["predicted"]["tokens_per_s"], **predicted},
+    }
+
+
+def stage_rows(plan: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], total_s: float) -> list[dict[str, Any]]:
+    """Per stage: predicted and measured milliseconds per call and phase, seconds spent, and bytes by kind."""
+    rows = []
+    for stage, report in zip(plan["stages"], reports, strict=True):
+        calls = [Call(*row) for row in report["calls"]]
+        rows.append(
+            {
+                "device": stage["device"],
+                "first_layer": stage["first_layer"],
+                "options": stage["options"],
+                **{phase: _phase(stage, calls, phase, plan["micro_batch"][phase]) for phase in PHASES},
+                **{key: report[key] for key in ("busy_s", "cpu_s", "send_s", "wait_s")},
+                "utilisation": report["busy_s"] / total_s,
+                "bytes": {
+                    "predicted": stage["bytes"],
+                    "measured": {
+                        **{kind: report["bytes"][kind] for kind in ("weights", "kv", "embedding", "head")},
+                        "transport": report["transport_bytes"],
+                        "rss_growth": report["rss_growth"],
+                    },
+                },
+            }
+        )
+    return rows
+
+
+def _phase(stage: Mapping[str, Any], calls: Sequence[Call], phase: str, size: int) -> dict[str, Any]:
+    """Calls of the largest micro-batch only, for that is the one the plan's figure is for; all calls when there was none of that size."""
+    all_ms = {call_rows: [] for call_rows in {call.rows for call in calls if call.phase == phase}}  # type: dict[int, list[float]]
+    for call in calls:
+        if call.phase == phase:
+            all_ms[call.rows].append((call.end_s - call.start_s) * 1e3)
+    rows = size if size in all_ms else max(all_ms, default=0)
+    found = all_ms.get(rows, [])
+    quantiles = np.percentile(found, [10, 50, 90]).tolist() if found else [None] * 3
+    return {
+        "predicted_ms": stage[f"{phase}_ms"],
+        "measured_ms": dict(zip(("p10", "p50", "p90"), quantiles, strict=True)),
+        "micro_batch": rows,
+        "calls": len(found),
+    }

@@ -1,0 +1,59 @@
+"""One stage at work: its model share and KV cache on its (emulated) device, every call timed."""
+
+from dataclasses import dataclass
+
+import torch
+
+from llmpq.emulation import Emulator
+from llmpq.model.cache import StageCache
+from llmpq.model.greedy import greedy
+from llmpq.model.stage import StageModel
+from llmpq.serve.timeline import Call, Timeline
+from llmpq.serve.transport import Header, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a call hands on: hidden states and the prompt lengths or positions, or on the last stage token ids and their margins."""
+
+    header: Header
+    integers: torch.Tensor
+    values: torch.Tensor
+
+
+class Stage:
+    """Runs the micro-batches of one stage, greedy choice included on the last one; ``timeline`` has the measured calls."""
+
+    def __init__(self, model: StageModel, cache: StageCache, emulator: Emulator) -> None:
+        self._model = model
+        self._cache = cache
+        self._emulator = emulator
+        self._chooses = model.head is not None
+        self.timeline = Timeline()
+
+    @property
+    def layer_digests(self) -> list[str]:
+        """Content digests of the layers this stage serves, in order."""
+        return list(getattr(self._model, "layer_digests", [self._model.weights_digest]))
+
+    def run(self, header: Header, integers: torch.Tensor, inputs: torch.Tensor) -> Output:
+        """One prefill or decode call.
+
+        ``integers`` [rows] are prompt lengths (prefill) or the positions that the new tokens take (decode); ``inputs`` are ids on the
+        first stage ([rows, tokens] or [rows]) and hidden states on the others ([rows, tokens, hidden] or [rows, hidden]).
+        """
+        slots = slice(header.first_slot, header.first_slot + header.rows)
+        with self._emulator.call() as call:
+            if header.kind is Kind.PREFILL:
+                values = self._model.prefill(inputs, self._cache, slots, integers)
+            else:
+                values = self._model.decode(inputs, self._cache, slots, integers)
+            if self._chooses:
+                integers, values = greedy(values)
+        if header.measured:
+            phase = "prefill" if header.kind is Kind.PREFILL else "decode"
+            end_s = call.start_s + call.elapsed_s
+            self.timeline.add(Call(phase, header.micro_batch, header.step, header.rows, header.tokens, call.start_s, end_s, call.cpu_s))
+        if self._chooses:
+            header = Header(Kind.TOKENS, header.micro_batch, header.first_slot, header.rows, 1, header.step, header.measured)
+        return Output(header, integers, values)

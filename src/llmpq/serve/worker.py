@@ -1,0 +1,177 @@
+"""The process of one stage. Started by llmpq.serve.launch as ``python -m llmpq.serve.worker``; not meant to be called by hand.
+
+It reads its job (JSON) from standard input, tells the launcher what happens through the pipe whose descriptor is its only argument, and
+writes its log to standard error. It dies with its launcher.
+"""
+
+import ctypes
+import datetime
+import gc
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from llmpq.emulation import Emulator
+from llmpq.errors import LlmpqError, ServeError
+from llmpq.serve.events import EventWriter
+from llmpq.serve.ledger import Ledger, anonymous_bytes
+
+if TYPE_CHECKING:
+    from llmpq.serve.pipeline import Pipeline
+    from llmpq.serve.stage import Stage
+    from llmpq.serve.transport import Receiver, Sender
+
+_PR_SET_PDEATHSIG = 1
+_RING = 2  # hidden-state buffers at each end of a link: one moves while the other is computed
+_ENDED_BY_ERROR = 3
+
+
+def main() -> None:
+    """Run the job; the exit status is 0 when all went well."""
+    launcher, events = int(sys.argv[1]), EventWriter(int(sys.argv[2]))
+    _die_with(launcher)
+    status = 0
+    try:
+        job = json.load(sys.stdin)
+        _run(job, events)
+    except LlmpqError as error:
+        print(f"error: {error}", file=sys.stderr)
+        events.send("failed", message=str(error), expected=True, blames=getattr(error, "peer", None))
+        status = _ENDED_BY_ERROR
+    except Exception as error:
+        traceback.print_exc()
+        events.send("failed", message=f"{type(error).__name__}: {error}", expected=False, blames=None)
+        status = 1
+    sys.stderr.flush()
+    # Receives that were posted ahead never complete; waiting for their clean-up could hang.
+    os._exit(status)
+
+
+def _die_with(launcher: int) -> None:
+    """Have the kernel kill this process when its launcher dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:
+        os._exit(_ENDED_BY_ERROR)  # it died before the call above
+
+
+def _run(job: dict[str, Any], events: EventWriter) -> None:
+    emulator = Emulator(job["slowdown"], job["cores"])
+    emulator.pin()
+    import torch
+
+    with torch.inference_mode():
+        before = anonymous_bytes()
+        started = time.perf_counter()
+        ledger = Ledger(job["device"], job["budget_bytes"])
+        stage = _load(job, emulator, ledger)
+        events.send("loaded", seconds=round(time.perf_counter() - started, 3), layer_digests=stage.layer_digests)
+        sender, receiver = _connect(job, ledger)
+        gc.collect()
+        gc.freeze()  # the collector need not look at the model again
+        report: dict[str, Any] = {}
+        if job["rank"] == 0:
+            from llmpq.serve.pipeline import Pipeline
+
+            report = _drive(job, Pipeline(stage, sender, receiver), events)
+        else:
+            from llmpq.serve.pipeline import follow
+
+            assert sender is not None
+            assert receiver is not None
+            follow(stage, receiver, sender)
+        report |= _measured(stage, sender, receiver, ledger)
+        events.send("done", **report, rss_growth=anonymous_bytes() - before)
+
+
+def _load(job: dict[str, Any], emulator: Emulator, ledger: Ledger) -> "Stage":
+    from llmpq.model.stage import StageModel
+    from llmpq.serve.stage import Stage
+
+    model = StageModel.load(
+        job["checkpoint_dir"],
+        job["quantised_dir"],
+        first_layer=job["first_layer"],
+        options=job["options"],
+        has_embedding=job["has_embedding"],
+        has_head=job["has_head"],
+        end_option=job["end_option"],
+        on_bytes=ledger.reserve,
+    )
+    ledger.reserve("kv", job["kv_bytes_per_layer"] * len(job["options"]))
+    cache = model.new_cache(job["slots"], job["capacity"])
+    if cache.nbytes != ledger.taken["kv"]:
+        raise ServeError(
+            f"device {job['device']}: the KV cache takes {cache.nbytes:,} bytes, not the {ledger.taken['kv']:,} reserved for it"
+        )
+    ledger.reserve("workspace", job["workspace_bytes"])
+    return Stage(model, cache, emulator)
+
+
+def _connect(job: dict[str, Any], ledger: Ledger) -> tuple["Sender | None", "Receiver | None"]:
+    """Join the other stages and set up the links to the next and from the previous one (the last stage's next is the first)."""
+    rank, stages = job["rank"], job["stages"]
+    if stages == 1:
+        return None, None
+    import torch.distributed as dist
+
+    from llmpq.serve.transport import Receiver, Sender, message_bytes
+
+    wait = datetime.timedelta(seconds=job["load_timeout_s"])
+    descriptor = {"master_listen_fd": job["listener"]} if rank == 0 else {}
+    store = dist.TCPStore(job["host"], job["port"], stages, rank == 0, wait, wait_for_workers=False, **descriptor)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=wait)
+    dist.barrier()
+    prefill_rows, decode_rows = job["sizes"]
+    hidden = max(message_bytes(prefill_rows, job["longest_prompt"], job["hidden"]), message_bytes(decode_rows, 1, job["hidden"]))
+    tokens = message_bytes(max(prefill_rows, decode_rows), 1, 1)
+    timing = {"timeout_s": job["timeout_s"], "delay_s": job["link_delay_s"]}
+    # The first posts as many as can be under way at once, so that the last stage never waits for it to look.
+    receiver = Receiver(stages - 1, tokens, job["slots"], **timing) if rank == 0 else Receiver(rank - 1, hidden, _RING, **timing)
+    sender = Sender(0, tokens, 2 * _RING) if rank == stages - 1 else Sender(rank + 1, hidden, _RING)
+    buffers, workspace = sender.nbytes + receiver.nbytes, ledger.taken["workspace"]
+    if buffers > workspace:
+        ledger.reserve("workspace", buffers - workspace)
+    dist.barrier()
+    return sender, receiver
+
+
+def _drive(job: dict[str, Any], pipeline: "Pipeline", events: EventWriter) -> dict[str, Any]:
+    from llmpq.serve.driver import Driver
+
+    driver = Driver(
+        pipeline,
+        slots=job["slots"],
+        sizes=tuple(job["sizes"]),
+        ends=job["ends"],
+        finished=lambda records: events.send("finished", requests=records),
+        progress=lambda tokens: events.send("progress", tokens=tokens),
+    )
+    driver.warm_up(job["requests"])
+    events.send("warm")
+    origin = time.perf_counter()
+    driver.serve(job["requests"])
+    pipeline.stop()
+    clock = driver.clock
+    return {"origin_s": origin, "prefill_s": clock.prefill_s, "decode_s": clock.decode_s, "tokens": clock.tokens}
+
+
+def _measured(stage: "Stage", sender: "Sender | None", receiver: "Receiver | None", ledger: Ledger) -> dict[str, Any]:
+    timeline = stage.timeline
+    return {
+        "calls": timeline.calls,
+        "call_count": timeline.count,
+        "busy_s": timeline.busy_s,
+        "cpu_s": timeline.cpu_s,
+        "send_s": sender.seconds if sender else 0.0,
+        "wait_s": receiver.seconds if receiver else 0.0,
+        "bytes": ledger.taken,
+        "transport_bytes": (sender.nbytes if sender else 0) + (receiver.nbytes if receiver else 0),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Small real models, plans and clusters for the serving tests."""
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmpq import artifacts
+from llmpq.serve.job import kv_bytes_per_layer
+
+LAYERS, VOCAB = 6, 199
+
+
+def tiny_llama(directory: Path, seed: int = 0) -> Path:
+    """A random Llama of 6 layers with grouped KV heads, saved as safetensors."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB,
+        max_position_embeddings=256, tie_word_embeddings=False, eos_token_id=7, bos_token_id=1, initializer_range=0.4,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def requests(lengths: Sequence[int], new_tokens: Sequence[int] | int, vocab: int = VOCAB, seed: int = 0) -> list[dict[str, Any]]:
+    """Requests with random prompts of the given lengths."""
+    source = random.Random(seed)
+    limits = [new_tokens] * len(lengths) if isinstance(new_tokens, int) else new_tokens
+    return [
+        {"id": f"r{index}", "prompt_tokens": [source.randrange(8, vocab) for _ in range(length)], "max_new_tokens": limit}
+        for index, (length, limit) in enumerate(zip(lengths, limits, strict=True))
+    ]
+
+
+def plan_body(spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Sequence[str], slots: int, capacity: int) -> dict[str, Any]:
+    """A plan whose stage j has ``cut[j]`` layers, on device d{j}, with ample budgets; figures that serving does not need are round."""
+    stages, layer = [], 0
+    for number, count in enumerate(cut):
+        kv = kv_bytes_per_layer(spec, slots, capacity) * count
+        stages.append(
+            {
+                "device": f"d{number}",
+                "first_layer": layer,
+                "options": list(options[layer : layer + count]),
+                "has_embedding": number == 0,
+                "has_head": number == len(cut) - 1,
+                "bytes": {
+                    "weights": 1,
+                    "kv": kv,
+                    "embedding": 1,
+                    "head": 1,
+                    "workspace": 1 << 20,
+                    "total": kv + 3 + (1 << 20),
+                    "budget": 2**33,
+                },
+                "stored_bytes": 1,
+                "prefill_ms": 1.0,
+                "decode_ms": 1.0,
+            }
+        )
+        layer += count
+    xi, eta = sizes
+    return {
+        "strategy": "llmpq",
+        "problem_sha256": "0" * 64,
+        "source": "emulated",
+        "schedule": "barrier",
+        "stages": stages,
+        "micro_batch": {"prefill": xi, "decode": eta, "prefill_count": -(-slots // xi), "decode_count": -(-slots // eta)},
+        "predicted": {"prefill_s": 1.0, "decode_s": 1.0, "total_s": 2.0, "tokens_per_s": 1.0, "simulated_total_s": 2.0},
+        "omega_sum": 0.0,
+        "objective_ms": 2000.0,
+        "quality_budget_met": None,
+        "certificate": {
+            "objective": 2000.0,
+            "bound": 2000.0,
+            "gap": 0.0,
+            "solver": "none",
+            "solver_version": "0",
+            "status": "heuristic",
+            "seconds": 0.0,
+            "candidates": {"enumerated": 1, "pruned": 0, "solved": 1},
+            "seed": 0,
+        },
+        "binding": [],
+    }
+
+
+def cluster(stages: int, **device: Any) -> dict[str, Any]:
+    """``stages`` equal devices, spread over the cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    kind = {"name": "cpu", "kind": "cpu", "source": "emulated", "cores": 1, "slowdown": 1.0, "memory_mib": 8192, **device}
+    members = [{"name": f"d{number}", "device": "cpu", "cores": [cores[number % len(cores)]]} for number in range(stages)]
+    return {"name": "test", "launch": "local", "types": {"cpu": kind}, "members": members}
+
+
+def write_workload(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """A workload file of these requests."""
+    artifacts.write(path, "workload", {"name": "test", "requests": list(rows)}, source="computed")
+    return path
+
+
+def write_plan(path: Path, body: Mapping[str, Any]) -> Path:
+    """A plan file."""
+    artifacts.write(path, "plan", body, source="computed")
+    return path
