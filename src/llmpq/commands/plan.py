@@ -1,0 +1,108 @@
+"""``llmpq plan``: decide device order, cut, options and micro-batches for a problem.json."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HELP = "plan a problem: device order, cut, weight option of every layer, micro-batches"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("problem", type=Path, metavar="PROBLEM.json")
+    parser.add_argument("--out", type=Path, required=True, metavar="PLAN.json")
+    parser.add_argument("--strategy", default="llmpq", help="llmpq (default), adabits, pipeedge or uniform")
+    parser.add_argument("--solver", default="glpk", help="glpk (default) or highs")
+    parser.add_argument("--time-limit", type=float, default=120.0, metavar="SECONDS", help="best plan so far after that (default 120)")
+    parser.add_argument("--gap", type=float, default=1e-3, help="relative gap to prove (default 1e-3)")
+    parser.add_argument("--seed", type=int, default=0)
+    add_objective_arguments(parser)
+
+
+def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
+    """The objective in place of the problem's own; `llmpq check` must be given the same."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--theta", type=float, metavar="MS", help="weight of the summed sensitivity, in place of the problem's objective")
+    group.add_argument(
+        "--quality-budget", type=float, metavar="X", help="limit of the summed sensitivity, in place of the problem's objective"
+    )
+
+
+def objective_argument(args: argparse.Namespace) -> dict[str, float] | None:
+    if args.theta is not None:
+        return {"theta_ms": args.theta}
+    return None if args.quality_budget is None else {"quality_budget": args.quality_budget}
+
+
+def read_problem(path: str | Path, objective: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """problem.json, with another objective if one is given."""
+    from llmpq import artifacts
+
+    document = artifacts.read(path, "problem")
+    return document if objective is None else {**document, "objective": dict(objective)}
+
+
+def write_plan(
+    problem_path: str | Path,
+    plan_path: str | Path,
+    strategy: str,
+    *,
+    solver: str = "glpk",
+    time_limit: float = 120.0,
+    gap: float = 1e-3,
+    seed: int = 0,
+    objective: Mapping[str, float] | None = None,
+    experiment: str | None = None,
+) -> dict[str, Any]:
+    """The stage: read problem.json, plan, simulate and check the plan, write plan.json; returns the document written."""
+    from llmpq import artifacts
+    from llmpq.errors import LlmpqError
+    from llmpq.plan.check import check
+    from llmpq.plan.planner import plan
+    from llmpq.simulate.barrier import with_simulated_total
+
+    problem = read_problem(problem_path, objective)
+    body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed)
+    body = with_simulated_total(problem, body)
+    if experiment is not None:
+        body["experiment"] = experiment
+    faults = check(problem, body)
+    if faults:
+        raise LlmpqError(f"the {strategy} plan for {problem_path} failed its own check, a defect of the planner: {faults[0]}")
+    settings = {"strategy": strategy, "solver": solver, "time_limit": time_limit, "gap": gap, "seed": seed, "objective": objective}
+    return artifacts.write(plan_path, "plan", body, source=problem["source"], inputs=[problem_path], config=settings)
+
+
+def run(args: argparse.Namespace) -> int:
+    document = write_plan(
+        args.problem,
+        args.out,
+        args.strategy,
+        solver=args.solver,
+        time_limit=args.time_limit,
+        gap=args.gap,
+        seed=args.seed,
+        objective=objective_argument(args),
+    )
+    print(summary(document))
+    return 0
+
+
+def summary(plan: Mapping[str, Any]) -> str:
+    """A plan in a few lines for the terminal."""
+    lines = []
+    for stage in plan["stages"]:
+        runs = ", ".join(f"{stage['options'].count(option)} × {option}" for option in dict.fromkeys(stage["options"]))
+        used, budget = stage["bytes"]["total"] / 2**20, stage["bytes"]["budget"] / 2**20
+        last = stage["first_layer"] + len(stage["options"]) - 1
+        lines.append(f"  {stage['device']}: layers {stage['first_layer']}-{last} ({runs}), {used:,.1f} of {budget:,.1f} MiB")
+    predicted, certificate, batch = plan["predicted"], plan["certificate"], plan["micro_batch"]
+    speed = "" if predicted["tokens_per_s"] is None else f", {predicted['tokens_per_s']:,.1f} tokens/s"
+    proof = "no bound" if certificate["gap"] is None else f"gap {certificate['gap']:.3%}"
+    found = certificate["candidates"]
+    head = (
+        f"{plan['strategy']}: {predicted['total_s']:.3f} s{speed}, sum of omega {plan['omega_sum']:.4g} ({certificate['status']}, {proof})"
+    )
+    search = f"{found['enumerated']} candidates, {found['solved']} programs solved ({certificate['solver']})"
+    tail = f"  micro-batches: prefill {batch['prefill']}, decode {batch['decode']}; planned in {certificate['seconds']:.1f} s, {search}"
+    return "\n".join([head, *lines, tail])

@@ -1,0 +1,108 @@
+"""The planners llmpq is compared with, each given its own best micro-batches and device order, so that a gain is not the search's.
+
+- uniform: layers split evenly, one weight width for all, the highest that fits;
+- pipeedge: the same descent over one width, with the contiguous cut that makes the slowest decode stage fastest; blind to prefill;
+- adabits: least Σ omega under memory and contiguity, blind to time (``least_omega``); among cuts of equal Σ omega the one with the
+  fastest slowest decode stage.
+
+"Own best" means: the rule above fixes cut and options for every candidate (device order, micro-batches), and of these plans the one
+with the best objective of the problem is taken, plans within the quality budget first. Where several options have the same width
+(8-bit weight-only and W8A8), the better one is taken by the same measure.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from llmpq.plan.assign import assign
+from llmpq.plan.candidate import Assignment, Candidate, objective_ms, within_budget
+from llmpq.plan.least_omega import LeastOmega
+from llmpq.plan.microbatch import balanced
+from llmpq.plan.problem import Problem
+
+Cut = Callable[[Candidate, int, int], tuple[int, ...] | None]
+
+
+def uniform(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
+    """Even split, one width; None where no width fits on any even split."""
+    return _one_width(problem, candidates, _even_cut)
+
+
+def pipeedge(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
+    """One width, the cut with the least time of the slowest decode stage; None where no width fits."""
+    return _one_width(problem, candidates, _fastest_decode_cut)
+
+
+def adabits(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
+    """Least Σ omega of each candidate; None where no candidate fits at the lowest options."""
+    tables = LeastOmega(problem, candidates)
+    plans = ((candidate, tables.counts(candidate)) for candidate in candidates)
+    return _best(problem, ((candidate, assign_counts(problem, candidate, counts)) for candidate, counts in plans if counts is not None))
+
+
+BASELINES: dict[str, Callable[[Problem, list[Candidate]], Assignment | None]] = {
+    "uniform": uniform,
+    "pipeedge": pipeedge,
+    "adabits": adabits,
+}
+
+
+def assign_counts(problem: Problem, candidate: Candidate, counts: np.ndarray) -> Assignment:
+    return Assignment(candidate.order, candidate.batches, assign(problem, counts))
+
+
+def _best(problem: Problem, plans: Iterator[tuple[Candidate, Assignment]]) -> Assignment | None:
+    def worth(item: tuple[Candidate, Assignment]) -> tuple[bool, float, tuple]:
+        candidate, plan = item
+        return (not within_budget(problem, plan.omega_sum(problem)), objective_ms(problem, candidate, plan), plan.key())
+
+    found = min(plans, key=worth, default=None)
+    return None if found is None else found[1]
+
+
+def _one_width(problem: Problem, candidates: list[Candidate], cut: Cut) -> Assignment | None:
+    for bits in sorted(set(problem.bits.values()), reverse=True):
+        options = [b for b, option in enumerate(problem.options) if problem.bits[option] == bits]
+        found = _best(problem, _plans_at(problem, candidates, options, cut))
+        if found is not None:
+            return found
+    return None
+
+
+def _plans_at(problem: Problem, candidates: list[Candidate], options: list[int], cut: Cut) -> Iterator[tuple[Candidate, Assignment]]:
+    for candidate, b in itertools.product(candidates, options):
+        sizes = cut(candidate, b, problem.layers) if candidate.available[:, b].all() and (candidate.capacity > 0).all() else None
+        if sizes is not None:
+            stages = tuple((problem.options[b],) * size for size in sizes)
+            yield candidate, Assignment(candidate.order, candidate.batches, stages)
+
+
+def _most_layers(candidate: Candidate, b: int, layers: int) -> list[int]:
+    return [
+        min(layers, int(room // size)) if size else layers
+        for room, size in zip(candidate.capacity, candidate.layer_bytes[:, b], strict=True)
+    ]
+
+
+def _even_cut(candidate: Candidate, b: int, layers: int) -> tuple[int, ...] | None:
+    sizes = balanced(layers, candidate.stages)
+    return sizes if all(size <= most for size, most in zip(sizes, _most_layers(candidate, b, layers), strict=True)) else None
+
+
+def _fastest_decode_cut(candidate: Candidate, b: int, layers: int) -> tuple[int, ...] | None:
+    """Layers go one by one to the stage whose decode time grows to the least: this minimises the slowest stage under the limits."""
+    times, most = candidate.times["decode"], _most_layers(candidate, b, layers)
+    fixed, layer = times.fixed_largest.tolist(), times.layer_largest[:, b].tolist()
+    if min(most) < 1 or sum(most) < layers:
+        return None
+    sizes = [1] * candidate.stages
+    queue = [(fixed[j] + 2 * layer[j], j) for j in range(candidate.stages) if most[j] > 1]
+    heapq.heapify(queue)
+    for _ in range(layers - candidate.stages):
+        after, j = heapq.heappop(queue)
+        sizes[j] += 1
+        if sizes[j] < most[j]:
+            heapq.heappush(queue, (after + layer[j], j))
+    return tuple(sizes)

@@ -1,0 +1,131 @@
+"""Least Σ omega under memory and contiguity, exactly, without a solver: Pareto fronts per run of layers, then a shortest path over cuts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llmpq.plan.candidate import Candidate, Counts, Floats
+from llmpq.plan.problem import Device, Problem
+
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class _Front:
+    """Non-dominated (bytes, Σ omega) of one run of layers, bytes ascending and omega strictly descending; ``counts`` [P, B]."""
+
+    bytes: Counts
+    omega: Floats
+    counts: npt.NDArray[np.int32]
+
+
+class LeastOmega:
+    """Answers ``counts(candidate)`` for the candidates given; equal devices share their fronts."""
+
+    def __init__(self, problem: Problem, candidates: list[Candidate]) -> None:
+        self.problem = problem
+        self.omega = np.array([problem.omega[option] for option in problem.options]).T
+        self.room: dict[int, int] = {}
+        self.kind = [_kind(device, problem.devices) for device in problem.devices]
+        for candidate in candidates:
+            for device, capacity in zip(candidate.order, candidate.capacity.tolist(), strict=True):
+                self.room[self.kind[device]] = max(self.room.get(self.kind[device], 0), capacity)
+        self.fronts: dict[int, dict[tuple[int, int], _Front]] = {}
+        self.tables: dict[tuple[int, int], tuple[Floats, Counts]] = {}
+
+    def counts(self, candidate: Candidate) -> Counts | None:
+        """Layers per stage and option [N, B] with the least Σ omega; None where even the lowest options do not fit."""
+        tables, best = self._shortest(candidate)
+        if not np.isfinite(best[0, 0]):
+            return None
+        cut = self._fastest_tied(candidate, tables, best)
+        return np.array([table[1][a, b] for table, (a, b) in zip(tables, cut, strict=True)], dtype=np.int64)
+
+    def least(self, candidate: Candidate) -> float:
+        """The least Σ omega; inf where even the lowest options do not fit."""
+        return float(self._shortest(candidate)[1][0, 0])
+
+    def _shortest(self, candidate: Candidate) -> tuple[list[tuple[Floats, Counts]], Floats]:
+        layers, stages = self.problem.layers, candidate.stages
+        tables = [self._table(candidate, j) for j in range(stages)]
+        # best[j][i]: least Σ omega of layers i.. on stages j.. ; stage j takes layers i..k-1
+        best = np.full((stages + 1, layers + 1), np.inf)
+        best[stages, layers] = 0.0
+        for j in range(stages - 1, -1, -1):
+            best[j] = (tables[j][0] + best[j + 1][None, :]).min(axis=1)
+        return tables, best
+
+    def _fastest_tied(self, candidate: Candidate, tables: list[tuple[Floats, Counts]], best: Floats) -> list[tuple[int, int]]:
+        """Among the cuts with the least Σ omega, the one whose slowest decode stage is fastest (min-max path over the tied arcs)."""
+        layers, stages, times = self.problem.layers, candidate.stages, candidate.times["decode"]
+        slowest = np.full((stages + 1, layers + 1), np.inf)
+        slowest[stages, layers] = 0.0
+        follow = np.zeros((stages, layers + 1), dtype=int)
+        for j in range(stages - 1, -1, -1):
+            omega, counts = tables[j]
+            total = omega + best[j + 1][None, :]
+            with np.errstate(invalid="ignore"):
+                tied = np.isfinite(total) & (total <= best[j][:, None] + _TIE * np.maximum(1.0, best[j][:, None]))
+            stage_ms = times.fixed_largest[j] + counts @ times.layer_largest[j]
+            worst = np.where(tied, np.maximum(stage_ms, slowest[j + 1][None, :]), np.inf)
+            follow[j] = worst.argmin(axis=1)
+            slowest[j] = worst.min(axis=1)
+        cut, first = [], 0
+        for j in range(stages):
+            cut.append((first, int(follow[j, first])))
+            first = cut[-1][1]
+        return cut
+
+    def _table(self, candidate: Candidate, j: int) -> tuple[Floats, Counts]:
+        """(Σ omega [L+1, L+1], counts [L+1, L+1, B]) of layers a..b-1 on stage j within its capacity; inf where they do not fit."""
+        kind, capacity = self.kind[candidate.order[j]], int(candidate.capacity[j])
+        key = (kind, capacity)
+        if key not in self.tables:
+            layers, options = self.omega.shape
+            omega, counts = np.full((layers + 1, layers + 1), np.inf), np.zeros((layers + 1, layers + 1, options), dtype=np.int64)
+            for (first, last), front in self._fronts(candidate, j).items():
+                place = int(np.searchsorted(front.bytes, capacity, side="right")) - 1
+                if place >= 0:
+                    omega[first, last], counts[first, last] = front.omega[place], front.counts[place]
+            self.tables[key] = omega, counts
+        return self.tables[key]
+
+    def _fronts(self, candidate: Candidate, j: int) -> dict[tuple[int, int], _Front]:
+        kind = self.kind[candidate.order[j]]
+        if kind not in self.fronts:
+            offered = np.flatnonzero(candidate.available[j])
+            sizes, room = candidate.layer_bytes[j][offered], self.room[kind]
+            found = {}
+            for first in range(len(self.omega)):
+                front = _Front(np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros((1, self.omega.shape[1]), dtype=np.int32))
+                for layer in range(first, len(self.omega)):
+                    front = _extend(front, offered, sizes, self.omega[layer][offered], room)
+                    if not len(front.bytes):
+                        break
+                    found[first, layer + 1] = front
+            self.fronts[kind] = found
+        return self.fronts[kind]
+
+
+def _kind(device: Device, devices: tuple[Device, ...]) -> int:
+    """Devices whose layers take the same bytes share their fronts."""
+
+    def bytes_of(item: Device) -> dict[str, int]:
+        return {name: part.resident_bytes for name, part in item.options.items()}
+
+    return next(index for index, other in enumerate(devices) if bytes_of(other) == bytes_of(device))
+
+
+def _extend(front: _Front, offered: npt.NDArray[np.intp], sizes: Counts, omega: Floats, room: int) -> _Front:
+    """Add one layer under each option and keep what is not dominated and fits in ``room``."""
+    total_bytes = (front.bytes[:, None] + sizes[None, :]).reshape(-1)
+    total_omega = (front.omega[:, None] + omega[None, :]).reshape(-1)
+    order = np.lexsort((total_omega, total_bytes))
+    order = order[total_bytes[order] <= room]
+    values = total_omega[order]
+    lowest = np.minimum.accumulate(values)
+    order = order[np.r_[True, values[1:] < lowest[:-1]]] if len(order) else order
+    counts = front.counts[order // len(offered)].copy()
+    counts[np.arange(len(order)), offered[order % len(offered)]] += 1
+    return _Front(total_bytes[order], total_omega[order], counts)

@@ -1,0 +1,55 @@
+"""Device orders worth trying: every distinct one, leaving devices out included, without the symmetric copies of equal devices."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from llmpq.plan.problem import Device, Problem
+
+
+def exchangeable_classes(problem: Problem) -> list[int]:
+    """Class number of each device: two devices of a class can be swapped in any order without changing a single number.
+
+    They must have equal tables and memory, equal links with every other device, and equal links both ways between them. The
+    relation is transitive, so comparing with the first of each class is enough.
+    """
+    first_of: list[int] = []
+    classes = []
+    for index in range(len(problem.devices)):
+        found = next((number for number, other in enumerate(first_of) if _exchangeable(problem, other, index)), None)
+        if found is None:
+            found = len(first_of)
+            first_of.append(index)
+        classes.append(found)
+    return classes
+
+
+def _exchangeable(problem: Problem, a: int, b: int) -> bool:
+    if _nameless(problem.devices[a]) != _nameless(problem.devices[b]):
+        return False
+    links = problem.links
+    others = (c for c in range(len(problem.devices)) if c not in (a, b))
+    return links[a, b] == links[b, a] and all(links[a, c] == links[b, c] and links[c, a] == links[c, b] for c in others)
+
+
+def _nameless(device: Device) -> Device:
+    return dataclasses.replace(device, name="", type="")
+
+
+def device_orders(problem: Problem) -> Iterator[tuple[int, ...]]:
+    """Distinct orders of 1 to min(devices, layers) devices; of exchangeable devices the lowest numbers come first."""
+    classes = exchangeable_classes(problem)
+    members: dict[int, list[int]] = {}
+    for index, number in enumerate(classes):
+        members.setdefault(number, []).append(index)
+
+    def extend(chosen: tuple[int, ...], used: dict[int, int], length: int) -> Iterator[tuple[int, ...]]:
+        if len(chosen) == length:
+            yield chosen
+            return
+        for number, devices in members.items():
+            taken = used.get(number, 0)
+            if taken < len(devices):
+                yield from extend((*chosen, devices[taken]), {**used, number: taken + 1}, length)
+
+    for length in range(min(len(problem.devices), problem.layers), 0, -1):
+        yield from extend((), {}, length)

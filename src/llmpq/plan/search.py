@@ -1,0 +1,131 @@
+"""The outer search: all device orders and micro-batches, bounded, sorted and pruned around the integer program of each candidate."""
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llmpq.plan.assign import assign
+from llmpq.plan.bound import Multipliers, Relaxation
+from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
+from llmpq.plan.milp import build_model
+from llmpq.plan.orders import device_orders
+from llmpq.plan.problem import Problem
+from llmpq.plan.solve import solve
+
+# Bounds come from sums of doubles: a bound must be better than the incumbent by more than rounding to prune at gap 0.
+ROUNDING = 1e-9
+# How much to tighten memory and budget where a solver's answer breaks them within its own tolerance (1e-7 for both solvers).
+SHRINKS = (0.0, 3e-7, 3e-6)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """``best`` is None where no candidate has a plan; ``bound`` holds for every plan of every candidate."""
+
+    best: Assignment | None
+    objective_ms: float
+    bound_ms: float
+    enumerated: int
+    pruned: int
+    solved: int
+    timed_out: bool
+
+
+class _Search:
+    def __init__(self, problem: Problem, solver: str, deadline: float, gap: float, seed: int) -> None:
+        self.problem, self.solver, self.deadline, self.gap, self.seed = problem, solver, deadline, gap, seed
+        self.relaxation = Relaxation(problem)
+        self.best: Assignment | None = None
+        self.objective = math.inf
+        self.pool: dict[int, list[Multipliers]] = {}
+
+    def offer(self, candidate: Candidate, assignment: Assignment) -> None:
+        """Take ``assignment`` as the incumbent if it is feasible and better, or as good and earlier in a fixed order."""
+        if not candidate.fits(assignment.counts(self.problem.options)) or not within_budget(
+            self.problem, assignment.omega_sum(self.problem)
+        ):
+            return
+        value = objective_ms(self.problem, candidate, assignment)
+        if value < self.objective:
+            self.best, self.objective = assignment, value
+
+    @property
+    def cutoff(self) -> float:
+        """A candidate whose bound reaches this cannot improve the incumbent by more than the gap."""
+        return self.objective * (1 - max(self.gap, ROUNDING)) if math.isfinite(self.objective) else math.inf
+
+    def bound(self, candidate: Candidate) -> float:
+        """A lower bound good enough to prune, or the best there is; inf where the candidate has no plan."""
+        pool = self.pool.setdefault(candidate.stages, [])
+        value = self.relaxation.evaluate(candidate, self.relaxation.trivial(candidate))
+        for prices in reversed(pool):
+            value = max(value, self.relaxation.evaluate(candidate, prices))
+            if value >= self.cutoff:
+                return value
+        if time.monotonic() > self.deadline:
+            return value
+        prices_here = self.relaxation.solve(candidate)
+        if prices_here is None:
+            return math.inf
+        pool.append(prices_here)
+        del pool[:-8]
+        return max(value, self.relaxation.evaluate(candidate, prices_here))
+
+    def solve_candidate(self, candidate: Candidate) -> float:
+        """Solve one integer program; offers its plan and returns the candidate's proven bound."""
+        bound = math.inf
+        for shrink in SHRINKS:
+            cutoff = self.cutoff if math.isfinite(self.objective) else None
+            model = build_model(self.problem, candidate, cutoff_ms=cutoff, shrink=shrink)
+            remaining = self.deadline - time.monotonic()
+            solution = solve(model, self.solver, time_limit_s=remaining, gap=self.gap, seed=self.seed)
+            if shrink == 0.0:
+                bound = solution.bound if solution.status != "infeasible" else (math.inf if cutoff is None else cutoff)
+            if solution.counts is None:
+                break
+            assignment = Assignment(candidate.order, candidate.batches, assign(self.problem, solution.counts))
+            self.offer(candidate, assignment)
+            if candidate.fits(solution.counts) and within_budget(self.problem, assignment.omega_sum(self.problem)):
+                break
+        return bound
+
+
+def search(
+    problem: Problem,
+    *,
+    solver: str,
+    time_limit_s: float,
+    gap: float,
+    seed: int = 0,
+    start: Iterable[Assignment] = (),
+    candidates: list[Candidate] | None = None,
+) -> SearchResult:
+    """Best plan over every device order and micro-batch choice, with a bound proven over all of them.
+
+    ``start`` are known plans, the first incumbents. Each candidate gets a certified lower bound (``bound``); those that cannot beat the
+    incumbent by more than the relative ``gap`` are pruned, the rest are solved as integer programs, most promising first.
+    """
+    run = _Search(problem, solver, time.monotonic() + time_limit_s, gap, seed)
+    for assignment in start:
+        run.offer(build(problem, assignment.order, assignment.batches), assignment)
+    candidates = all_candidates(problem) if candidates is None else candidates
+    bounds = [run.bound(candidate) if (candidate.capacity > 0).all() else math.inf for candidate in candidates]
+    heap = list(zip(bounds, itertools.count(), candidates))
+    heapq.heapify(heap)
+    proven, solved = math.inf, 0
+    while heap and heap[0][0] < run.cutoff and time.monotonic() < run.deadline:
+        bound, _, candidate = heapq.heappop(heap)
+        proven = min(proven, max(bound, run.solve_candidate(candidate)))
+        solved += 1
+    open_bound = heap[0][0] if heap else math.inf
+    timed_out = open_bound < run.cutoff
+    pruned = sum(bound >= run.cutoff for bound, _, _ in heap)
+    return SearchResult(run.best, run.objective, min(proven, open_bound, run.objective), len(candidates), pruned, solved, timed_out)
+
+
+def all_candidates(problem: Problem) -> list[Candidate]:
+    """Every distinct device order with every choice of micro-batches."""
+    return [build(problem, order, batches) for order in device_orders(problem) for batches in problem.micro_batches]
