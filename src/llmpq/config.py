@@ -94,7 +94,6 @@ class Profile:
     repeats: int
     warmup: int
     link_bytes: list[int]
-    holdout: float
     options: list[str]
 
 
@@ -166,6 +165,7 @@ class Serve:
     name: str
     schedule: str
     timeout_s: float
+    load_timeout_s: float
     max_restarts: int
     port: int
 

@@ -29,11 +29,11 @@ POSITIVE = {
     "profile": ("micro_batches", "prompt_tokens", "contexts", "repeats", "link_bytes"),
     "quantizer": ("group_size", "damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
     "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode"),
-    "serve": ("timeout_s",),
+    "serve": ("timeout_s", "load_timeout_s"),
     "evaluate": ("windows", "window_tokens"),
 }
 NOT_NEGATIVE = {
-    "profile": ("warmup", "holdout"),
+    "profile": ("warmup",),
     "quantizer": ("outlier_columns",),
     "planner": ("gap", "objective.theta_ms", "objective.quality_budget"),
     "serve": ("max_restarts", "port"),
@@ -62,6 +62,8 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
                 "quantizer.options",
                 f"offers '{option}', which profile.options does not time ({', '.join(experiment['profile']['options'])})",
             )
+    if REFERENCE_OPTION not in experiment["quantizer"]["options"]:
+        fail("quantizer.options", f"lacks '{REFERENCE_OPTION}', in which all damage is measured")
     for key in ("workload.text", "quantizer.calibration.text"):
         _check_names([_get(experiment, key)], TEXTS, key, fail)
     for keys, least in ((POSITIVE, "more than 0"), (NOT_NEGATIVE, "0 or more")):
@@ -150,8 +152,6 @@ def _check_ranges(experiment: Mapping[str, Any], fail: Any) -> None:
         fail("planner.objective", "set exactly one of theta_ms and quality_budget (the other one null)")
     if not 0 < experiment["planner"]["gap"] < 1:
         fail("planner.gap", f"is {experiment['planner']['gap']}, expected a fraction between 0 and 1")
-    if experiment["profile"]["holdout"] >= 1:
-        fail("profile.holdout", f"is {experiment['profile']['holdout']}, expected a fraction below 1")
 
 
 def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:

@@ -55,7 +55,6 @@ rule fit:
     conda:
         ENVIRONMENT
     params:
-        profile=of_entry("profile", "holdout"),
         code=code_digest("llmpq.cost.latency"),
     message:
         "Fit the times of {wildcards.device}"

@@ -1,1 +1,26 @@
-print(1)
+"""Perplexity of the assignment of a plan; plans with equal assignments share the result."""
+
+from pathlib import Path
+
+import torch
+
+from llmpq import artifacts
+from llmpq.evaluate.perplexity import evaluate_quality, plan_options, write_quality
+from llmpq.job import job
+from llmpq.text import load_tokenizer, token_windows
+
+with job(snakemake) as current:
+    given, settings = snakemake.input, snakemake.params.evaluate
+    plan = artifacts.read(given.plan, "plan")
+    options = plan_options(plan)
+    manifests = [Path(group) / "manifest.json" for group in given.quantised]
+    key = artifacts.digest([options, settings, snakemake.params.code, *map(artifacts.sha256_file, [*manifests, *given.texts])])
+    shared = Path("results/quality") / f"{key[:16]}.json"
+    if not shared.is_file():
+        tokenizer = load_tokenizer(given.checkpoint)
+        cut = {"windows": settings["windows"], "tokens": settings["window_tokens"]}
+        texts = {Path(text).stem: torch.tensor(token_windows(tokenizer, text, settings["region"], **cut)) for text in given.texts}
+        body = evaluate_quality(given.checkpoint, manifests[0].parent.parent, options, texts, progress=current.progress)
+        artifacts.write(shared, "quality", body, source="measured", inputs=[*manifests, *given.texts], config=settings)
+    body = {name: value for name, value in artifacts.read(shared, "quality").items() if name not in ("schema", "version", "provenance")}
+    write_quality(snakemake.output[0], plan, body, inputs=[given.plan, shared])

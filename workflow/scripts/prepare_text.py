@@ -1,1 +1,7 @@
-print(1)
+"""Fetch a text for calibration, prompts and perplexity."""
+
+from llmpq.job import job
+from llmpq.text import prepare_text
+
+with job(snakemake):
+    prepare_text(snakemake.wildcards.text, snakemake.output[0])

@@ -1,0 +1,208 @@
+"""The configuration: every file composes, and every mistake gives one line that names the key."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmpq.config import STRATEGIES, compose, experiment_names
+from llmpq.config_cache import load_experiments
+from llmpq.config_checks import OPTIONS, TEXTS
+from llmpq.errors import ConfigError
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+def message(overrides: list[str], names: tuple[str, ...] = ("duo",), config: Path = CONFIG) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose(config, names, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", experiment_names(CONFIG))
+def test_every_experiment_composes_and_documents_itself(name: str) -> None:
+    lines = (CONFIG / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# snakemake ")
+    assert f"experiments={name}" in lines[1]
+    experiment = compose(CONFIG, [name])[name]
+    assert experiment["name"] == name
+    assert set(experiment["strategies"]) <= set(STRATEGIES)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_an_entry_is_named_as_its_file(path: Path) -> None:
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["name"] == path.stem
+
+
+@pytest.mark.parametrize("path", sorted(set(CONFIG.glob("*/*.yaml")) - set(CONFIG.glob("experiment/*")) - set(CONFIG.glob("device/*"))), ids=str)
+def test_every_entry_can_be_chosen_by_name(path: Path) -> None:
+    group = path.parent.name
+    experiment = "smoke" if path.stem == "tiny" else "duo"
+    companions = [] if path.stem != "tiny" else ["profile=tiny"]
+    assert compose(CONFIG, [experiment], [*companions, f"{group}={path.stem}"])[experiment][group]["name"] == path.stem
+
+
+def test_all_experiments_compose_together() -> None:
+    assert set(compose(CONFIG, experiment_names(CONFIG))) == set(experiment_names(CONFIG))
+
+
+def test_the_duo_cluster_has_two_unequal_devices_on_cores_of_their_own() -> None:
+    cluster = compose(CONFIG, ["duo"])["duo"]["cluster"]
+    first, second = (cluster["types"][member["device"]] for member in cluster["members"])
+    assert first["slowdown"] != second["slowdown"]
+    assert not set(cluster["members"][0]["cores"]) & set(cluster["members"][1]["cores"])
+
+
+def test_an_override_reaches_its_key() -> None:
+    overrides = ["workload.new_tokens=7", "cluster.types.cpu-slow.slowdown=3", "planner=highs"]
+    experiment = compose(CONFIG, ["duo"], overrides)["duo"]
+    assert experiment["workload"]["new_tokens"] == 7
+    assert experiment["cluster"]["types"]["cpu-slow"]["slowdown"] == 3.0
+    assert experiment["planner"]["solver"] == "highs"
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("workload.new_token=3", ["duo", "workload.new_token", "known", "new_tokens"]),
+        ("colour=red", ["colour", "known", "strategies"]),
+        ("workload.new_tokens=many", ["workload.new_tokens", "many", "Integer"]),
+        ("workload.new_tokens=null", ["workload.new_tokens", "not Optional"]),
+        ("workload.ignore_eos=7.5", ["workload.ignore_eos", "7.5"]),
+        ("workload=huge", ["workload/huge", "batch"]),
+        ("cluster.types.cpu-slow.memory_mib=lots", ["cluster.types.cpu-slow.memory_mib", "lots"]),
+        ("+workload.extra=1", ["+workload.extra=1", "key=value"]),
+        ("~workload", ["~workload"]),
+        ("workload.new_tokens", ["key=value"]),
+        ("workload.new_tokens='", ["workload.new_tokens"]),
+        ("name=other", ["an experiment is chosen"]),
+        ("strategies=[llmpq,best]", ["strategies", "best", "adabits"]),
+        ("strategies=[]", ["strategies", "empty"]),
+        ("strategies=[llmpq,llmpq]", ["strategies", "twice"]),
+        ('quantizer.options=["16","5"]', ["quantizer.options", "5"]),
+        ('quantizer.options=["16","8"]', ["quantizer.options", "lacks '4'"]),
+        ('profile.options=["16"]', ["quantizer.options", "profile.options"]),
+        ("workload.region=[0.2,0.4]", ["workload.region", "overlaps", "calibration"]),
+        ("evaluate.region=[0.4,1.0]", ["evaluate.region", "overlaps", "workload.region"]),
+        ("workload.region=[0.5]", ["workload.region", "from < to"]),
+        ("workload.text=novel", ["workload.text", "novel", "wikipedia"]),
+        ("workload.prompt_tokens_min=500", ["workload.prompt_tokens_min", "more than workload.prompt_tokens"]),
+        ("workload.slots=64", ["workload.slots", "more than workload.requests"]),
+        ("workload.requests=0", ["workload.requests", "more than 0"]),
+        ("planner.objective.theta_ms=5", ["planner.objective", "exactly one"]),
+        ("planner.gap=-1", ["planner.gap"]),
+        ("planner.solver=abacus", ["planner.solver", "abacus", "glpk"]),
+        ("planner.micro_batches.decode=[0]", ["planner.micro_batches.decode"]),
+        ("cluster.members=[]", ["cluster.members", "empty"]),
+        ("cluster.members=[{name: a, device: cpu-fast, cores: [0, 1]}]", ["cluster.members[a].cores", "cores: 1"]),
+        ("cluster.members=[{name: a, device: gpu, cores: [0]}]", ["cluster.members[a].device", "gpu", "cpu-fast"]),
+        (
+            "cluster.members=[{name: a, device: cpu-fast, cores: [0]}, {name: a, device: cpu-fast, cores: [1]}]",
+            ["cluster.members[a]", "two members"],
+        ),
+        (
+            "cluster.members=[{name: a, device: cpu-fast, cores: [0]}, {name: b, device: cpu-slow, cores: [0]}]",
+            ["core 0", "1.40"],
+        ),
+        ("cluster.types.cpu-slow.slowdown=0.5", ["cluster.types.cpu-slow.slowdown", "not faster"]),
+        ("cluster.types.cpu-slow.kind=abacus", ["cluster.types.cpu-slow.kind", "abacus"]),
+        ("serve.schedule=random", ["serve.schedule", "random", "barrier"]),
+    ],
+)
+def test_a_mistake_gives_one_line_that_names_it(override: str, parts: list[str]) -> None:
+    found = message([override])
+    for part in parts:
+        assert part in found
+
+
+def test_an_unknown_experiment_is_answered_with_the_known_ones() -> None:
+    found = message([], names=("duet",))
+    assert "duet" in found
+    assert "duo" in found
+
+
+@pytest.fixture
+def editable(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(CONFIG, tmp_path / "config"))
+
+
+def test_a_new_device_and_experiment_are_two_files_and_no_code(editable: Path) -> None:
+    device = (editable / "device" / "cpu-slow.yaml").read_text(encoding="utf-8").replace("cpu-slow", "cpu-crawl").replace("2.5", "9")
+    (editable / "device" / "cpu-crawl.yaml").write_text(device, encoding="utf-8")
+    cluster = (editable / "cluster" / "duo.yaml").read_text(encoding="utf-8").replace("cpu-slow", "cpu-crawl").replace("name: duo", "name: crawl")
+    (editable / "cluster" / "crawl.yaml").write_text(cluster, encoding="utf-8")
+    (editable / "experiment" / "crawl.yaml").write_text(
+        "# @package _global_\n# snakemake --config experiments=crawl\ndefaults:\n  - override /cluster: crawl\nname: crawl\n", encoding="utf-8"
+    )
+    assert compose(editable, ["crawl"])["crawl"]["cluster"]["types"]["cpu-crawl"]["slowdown"] == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "group"),
+    [("quantizer:\n  damping: 0.5", "quantizer"), ("profile:\n  repeats: 9", "profile"), ("cluster:\n  link:\n    delay_ms: 3", "cluster")],
+)
+def test_two_meanings_of_one_name_are_refused(editable: Path, change: str, group: str) -> None:
+    path = editable / "experiment" / "duo.yaml"
+    changed = path.read_text(encoding="utf-8").replace("name: duo", "name: other") + change + "\n"
+    (editable / "experiment" / "other.yaml").write_text(changed, encoding="utf-8")
+    found = message([], names=("duo", "other"), config=editable)
+    assert f"change the {group} " in found
+    assert "another name" in found
+
+
+def test_memory_may_differ_since_no_shared_result_depends_on_it(editable: Path) -> None:
+    path = editable / "experiment" / "duo.yaml"
+    changed = path.read_text(encoding="utf-8").replace("name: duo", "name: small")
+    changed += "cluster:\n  types:\n    cpu-slow:\n      memory_mib: 99\n"
+    (editable / "experiment" / "small.yaml").write_text(changed, encoding="utf-8")
+    assert set(compose(editable, ["duo", "small"])) == {"duo", "small"}
+
+
+def test_yaml_that_is_none_names_its_file(editable: Path) -> None:
+    (editable / "workload" / "batch.yaml").write_text("name: [", encoding="utf-8")
+    assert "batch.yaml" in message([], config=editable)
+
+
+def test_the_name_must_be_the_files(editable: Path) -> None:
+    path = editable / "experiment" / "duo.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("name: duo", "name: duet"), encoding="utf-8")
+    assert "duet" in message([], config=editable)
+
+
+def test_the_cache_is_used_until_a_file_changes(editable: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = load_experiments(editable, {"experiments": "duo"}, cache)
+    (kept,) = cache.iterdir()
+    kept.write_text(kept.read_text(encoding="utf-8").replace('"new_tokens": 32', '"new_tokens": 33'), encoding="utf-8")
+    assert load_experiments(editable, {"experiments": "duo"}, cache)["duo"]["workload"]["new_tokens"] == 33
+    (editable / "workload" / "batch.yaml").write_text((editable / "workload" / "batch.yaml").read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert load_experiments(editable, {"experiments": "duo"}, cache) == first
+
+
+def test_experiments_and_overrides_come_as_text_or_lists(tmp_path: Path) -> None:
+    both = load_experiments(CONFIG, {"experiments": "duo,solo", "overrides": '["workload.new_tokens=9","evaluate.windows=3"]'}, tmp_path)
+    assert {name: each["workload"]["new_tokens"] for name, each in both.items()} == {"duo": 9, "solo": 9}
+    assert load_experiments(CONFIG, {"experiments": ["duo"], "overrides": "workload.new_tokens=9"}, tmp_path)["duo"]["workload"]["new_tokens"] == 9
+    for wrong in ({"experiment": "duo"}, {"experiments": "duo", "overrides": "[1"}, {"experiments": [3]}):
+        with pytest.raises(ConfigError):
+            load_experiments(CONFIG, wrong, tmp_path)
+
+
+def test_the_names_that_the_checks_know_are_those_of_the_stages() -> None:
+    from llmpq.quant.options import OPTIONS as REGISTERED
+    from llmpq.text import TEXTS as PREPARED
+
+    assert set(OPTIONS) == set(REGISTERED)
+    assert set(TEXTS) == set(PREPARED)
+
+
+def test_every_key_is_explained_in_the_readme() -> None:
+    text = (CONFIG / "README.md").read_text(encoding="utf-8")
+    for path in sorted(CONFIG.glob("*/*.yaml")):
+        if path.parent.name != "experiment":
+            for key in yaml.safe_load(path.read_text(encoding="utf-8")):
+                if key != "defaults":
+                    assert f"`{key}`" in text, f"{path}: {key}"
