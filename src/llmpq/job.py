@@ -1,12 +1,14 @@
 """What every script of the workflow does around its stage: log, progress line, marker of its state, and one line for an error.
 
-A stage prints as it likes: both of its streams go to the job's log. The terminal gets a line at the start, at the end, now and then
-between, and one line when it fails.
+A stage prints as it likes: both of its streams go to the job's log. The terminal gets a line at the start, at the end, and one when it
+fails; between, now and then, the latest line of the log that counts something (``12/30 layers, 40 s left``).
 """
 
+import contextlib
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -23,51 +25,33 @@ from llmpq.errors import LlmpqError
 
 PROGRESS_EVERY_S = 10.0
 WATCH_EVERY_S = 2.0
-
-
-class Job:
-    """One running job; ``progress`` may be called as often as a stage likes."""
-
-    def __init__(self, rule: str, names: str, terminal: TextIO) -> None:
-        self.title = f"{rule} {names}".strip()
-        self._terminal = terminal
-        self._shown = time.monotonic()
-
-    def say(self, text: str) -> None:
-        """One line on the terminal."""
-        print(text, file=self._terminal, flush=True)
-
-    def progress(self, text: str) -> None:
-        """A line in the log, and on the terminal when none was shown for a while."""
-        print(text, flush=True)
-        if time.monotonic() - self._shown >= PROGRESS_EVERY_S:
-            self._shown = time.monotonic()
-            self.say(f"          {self.title}: {text}")
+_COUNT = re.compile(r"\b\d+ ?(/|of) ?\d+\b")
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[Job]:
+def job(snakemake: Any) -> Iterator[None]:
     """Run the block as one job of the workflow; ``snakemake`` is the object that Snakemake gives to a script."""
     wildcards = {str(key): str(value) for key, value in snakemake.wildcards.items()}
     rule, log = str(snakemake.rule), Path(str(snakemake.log[0]))
     started = time.time()
     number, total = session.next_number()
-    current = Job(rule, "/".join(wildcards.values()), _redirect(log))
-    current.say(f"[{number:3d}/{total}] {current.title}")
+    title = f"{rule} {'/'.join(wildcards.values())}".strip()
+    terminal = _redirect(log)
+    _say(terminal, f"[{number:3d}/{total}] {title}")
     known = session.read_session()
     session.write_marker(rule, wildcards, state="running", started=started, log=str(log), pid=os.getpid(), session=known and known["id"])
     signal.signal(signal.SIGTERM, _terminated)
-    _watch(known)
+    threading.Thread(target=_watch, args=(known, log, title, terminal), daemon=True, name="watch").start()
 
     def ended(state: str, **fields: Any) -> None:
         session.write_marker(rule, wildcards, state=state, ended=time.time(), **fields)
 
     try:
-        yield current
+        yield
     except LlmpqError as error:
         traceback.print_exc()
         ended("failed", error=str(error))
-        current.say(f"llmpq: error: {current.title}: {error}")
+        _say(terminal, f"llmpq: error: {title}: {error}")
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code in (None, 0):
@@ -78,10 +62,10 @@ def job(snakemake: Any) -> Iterator[Job]:
     except BaseException as error:
         traceback.print_exc()
         ended("failed", error=f"{type(error).__name__}: {error}")
-        current.say(f"llmpq: error: {current.title}: {type(error).__name__}: {error} (a fault of llmpq itself; trace in {log})")
+        _say(terminal, f"llmpq: error: {title}: {type(error).__name__}: {error} (a fault of llmpq itself; trace in {log})")
         sys.exit(1)
     ended("finished")
-    current.say(f"          {current.title}: done in {time.time() - started:.1f} s")
+    _say(terminal, f"          {title}: done in {time.time() - started:.1f} s")
 
 
 def _redirect(log: Path) -> TextIO:
@@ -102,18 +86,33 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def _watch(known: dict[str, Any] | None) -> None:
-    """End this job when the workflow that started it is gone (killed, so that it could not stop its jobs itself)."""
-    if known is None or known["host"] != platform.node() or not _alive(known["pid"]):
-        return
+def _watch(known: dict[str, Any] | None, log: Path, title: str, terminal: TextIO) -> None:
+    """Show progress; end this job when the workflow that started it is gone (killed, so that it could not stop its jobs itself)."""
+    here = known is not None and known["host"] == platform.node() and _alive(known["pid"])
+    shown, last = time.monotonic(), ""
+    while True:
+        time.sleep(WATCH_EVERY_S)
+        if here and known is not None and not _alive(known["pid"]):
+            print("the workflow that started this job is gone; stopping", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if time.monotonic() - shown >= PROGRESS_EVERY_S:
+            shown, before, last = time.monotonic(), last, _progress_line(log)
+            if last not in ("", before):
+                _say(terminal, f"          {title}: {last}")
 
-    def watch() -> None:
-        while _alive(known["pid"]):
-            time.sleep(WATCH_EVERY_S)
-        print("the workflow that started this job is gone; stopping", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, daemon=True, name="watch-workflow").start()
+def _progress_line(log: Path) -> str:
+    """The last line of the log that counts something, or nothing."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
+    return next((line.strip() for line in reversed(lines) if _COUNT.search(line)), "")
+
+
+def _say(terminal: TextIO, text: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that is gone must not stop the work
+        print(text, file=terminal, flush=True)
 
 
 def _alive(pid: int) -> bool:

@@ -9,7 +9,7 @@ from llmpq.evaluate.perplexity import evaluate_quality, plan_options, write_qual
 from llmpq.job import job
 from llmpq.text import load_tokenizer, token_windows
 
-with job(snakemake) as current:
+with job(snakemake):
     given, settings = snakemake.input, snakemake.params.evaluate
     plan = artifacts.read(given.plan, "plan")
     options = plan_options(plan)
@@ -20,7 +20,7 @@ with job(snakemake) as current:
         tokenizer = load_tokenizer(given.checkpoint)
         cut = {"windows": settings["windows"], "tokens": settings["window_tokens"]}
         texts = {Path(text).stem: torch.tensor(token_windows(tokenizer, text, settings["region"], **cut)) for text in given.texts}
-        body = evaluate_quality(given.checkpoint, manifests[0].parent.parent, options, texts, progress=current.progress)
+        body = evaluate_quality(given.checkpoint, manifests[0].parent.parent, options, texts)
         artifacts.write(shared, "quality", body, source="measured", inputs=[*manifests, *given.texts], config=settings)
     body = {name: value for name, value in artifacts.read(shared, "quality").items() if name not in ("schema", "version", "provenance")}
     write_quality(snakemake.output[0], plan, body, inputs=[given.plan, shared])

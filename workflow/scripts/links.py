@@ -3,5 +3,5 @@
 from llmpq.job import job
 from llmpq.profile.links import profile_links
 
-with job(snakemake) as current:
-    profile_links(snakemake.params.cluster, snakemake.params.profile, snakemake.output[0], progress=current.progress)
+with job(snakemake):
+    profile_links(snakemake.params.cluster, snakemake.params.profile, snakemake.output[0])

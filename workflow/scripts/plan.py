@@ -1,1 +1,17 @@
-print(1)
+"""Plan an experiment with one strategy."""
+
+from llmpq.commands.plan import write_plan
+from llmpq.job import job
+
+with job(snakemake):
+    names, settings = snakemake.wildcards, snakemake.params.planner
+    write_plan(
+        snakemake.input[0],
+        snakemake.output[0],
+        names.strategy,
+        solver=settings["solver"],
+        time_limit=settings["time_limit_s"],
+        gap=settings["gap"],
+        seed=settings["seed"],
+        experiment=names.experiment,
+    )

@@ -9,7 +9,12 @@ with job(snakemake):
     given, settings = snakemake.input, snakemake.params
     write_problem(
         snakemake.output[0],
-        {"model": given.model, "links": given.links, "indicator": given.indicator, "costs": {Path(path).stem: path for path in given.costs}},
+        {
+            "model": given.model,
+            "links": given.links,
+            "indicator": given.indicator,
+            "costs": {Path(path).stem: path for path in given.costs},
+        },
         name=snakemake.wildcards.experiment,
         cluster=settings.cluster,
         workload=settings.workload,

@@ -3,7 +3,7 @@
 from llmpq.job import job
 from llmpq.profile.layers import profile_device
 
-with job(snakemake) as current:
+with job(snakemake):
     names, settings = snakemake.wildcards, dict(snakemake.params.profile)
     profile_device(
         snakemake.input.checkpoint,
@@ -12,5 +12,4 @@ with job(snakemake) as current:
         {"name": names.profile, **settings},
         snakemake.output[0],
         options=settings.pop("options"),
-        progress=current.progress,
     )

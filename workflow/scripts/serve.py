@@ -1,1 +1,19 @@
-print(1)
+"""Run a plan: a process for each stage."""
+
+from pathlib import Path
+
+from llmpq.job import job
+from llmpq.serve.batch import serve
+
+with job(snakemake):
+    given, params = snakemake.input, snakemake.params
+    serve(
+        given.plan,
+        given.problem,
+        given.requests,
+        params.cluster,
+        given.checkpoint,
+        Path(given.quantised[0]).parent,
+        Path(snakemake.output.serve).parent,
+        {**params.serve, **params.workload, "experiment": snakemake.wildcards.experiment, "backend": params.backend["name"]},
+    )

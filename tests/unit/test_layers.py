@@ -1,0 +1,103 @@
+"""The packages form a line: each imports only what lies before it, and the planner nothing but artifacts."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from llmpq.sources import PACKAGE, all_modules, closure
+
+# What each part may import besides itself. `quant` and `model` know each other: a layer is made of packed operators, and
+# quantising runs layers.
+BASE = {"errors", "artifacts", "schemas"}
+MODEL = {"model", "quant"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "artifacts": {"errors", "schemas"},
+    "emulation": BASE,
+    "sources": set(),
+    "config": BASE | {"config_checks", "emulation"},
+    "config_checks": BASE | {"config", "emulation"},
+    "config_cache": BASE | {"config"},
+    "wikitext": BASE,
+    "text": BASE | {"model", "wikitext"},
+    "workload": BASE | {"text"},
+    "model": BASE | MODEL,
+    "quant": BASE | MODEL,
+    "profile": BASE | MODEL | {"emulation"},
+    "cost": BASE | MODEL,
+    "indicator": BASE | MODEL,
+    "plan": BASE,
+    "simulate": BASE | {"plan"},
+    "serve": BASE | MODEL | {"emulation"},
+    "evaluate": BASE | MODEL | {"text"},
+    "report": BASE,
+    "session": BASE,
+    "job": BASE | {"session"},
+    "track_files": BASE,
+    "track_metrics": BASE,
+    "track": BASE | {"session", "track_files", "track_metrics"},
+    "doctor": BASE | MODEL | {"plan"},
+    "cli": {"errors", "commands"},
+    "__main__": {"cli"},
+}
+
+
+def imports(module: str) -> set[str]:
+    """Dotted llmpq names that a module imports, also inside functions."""
+    file = PACKAGE.parent.joinpath(*module.split("."))
+    source = (file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text(encoding="utf-8")
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def part(name: str) -> str:
+    return name.split(".")[1] if "." in name else "errors"
+
+
+@pytest.mark.parametrize("module", sorted(all_modules() - {"llmpq"}))
+def test_a_module_imports_only_what_lies_upstream(module: str) -> None:
+    own = part(module)
+    used = {part(name) for name in imports(module) if name.startswith("llmpq.") and name != "llmpq.__version__"}
+    if own == "commands":
+        assert "cli" not in used
+        return
+    assert own in ALLOWED, f"{module}: say in this test what it may import"
+    assert used <= ALLOWED[own] | {own}
+
+
+@pytest.mark.parametrize("module", sorted(all_modules() - {"llmpq"}))
+def test_only_the_workflows_scripts_know_snakemake(module: str) -> None:
+    assert not [name for name in imports(module) if name.split(".")[0] == "snakemake"]
+
+
+def test_the_planner_needs_neither_torch_nor_pandas() -> None:
+    heavy = {"torch", "pandas", "transformers", "mlflow", "hydra", "omegaconf"}
+    for module in closure("llmpq.plan.*", "llmpq.simulate.*"):
+        assert not {name.split(".")[0] for name in imports(module)} & heavy, module
+
+
+def test_no_file_and_no_function_is_too_long() -> None:
+    long = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > 300:
+            long.append(f"{path.name}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None and node.end_lineno - node.lineno > 60:
+                long.append(f"{path.name}: {node.name} has {node.end_lineno - node.lineno} lines")
+    assert not long
+
+
+@pytest.mark.parametrize("script", sorted((Path(__file__).parents[2] / "workflow" / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_is_a_short_adapter_named_as_its_rule(script: Path) -> None:
+    rules = "".join(path.read_text(encoding="utf-8") for path in sorted((script.parents[1] / "rules").glob("*.smk")))
+    assert f"rule {script.stem}:" in rules
+    assert f'"../scripts/{script.name}"' in rules
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 45

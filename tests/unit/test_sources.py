@@ -1,0 +1,52 @@
+"""The digest of a stage's sources changes with what the stage can reach, and with nothing else."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llmpq.sources import PACKAGE, all_modules, closure, code_digest
+
+RULES = Path(__file__).parents[2] / "workflow" / "rules"
+# Beside the stages: the command line, the workflow's own frame, and what reads or checks the configuration.
+BESIDE = re.compile(r"llmpq(\.(cli|__main__|commands.*|config.*|doctor|job|session|sources))?$")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(PACKAGE, tmp_path / "llmpq", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def edit(package: Path, file: str) -> None:
+    path = package / file
+    path.write_text(path.read_text(encoding="utf-8") + "\n# an edit\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "stages", "others"),
+    [
+        ("plan/milp.py", ["llmpq.plan.*"], ["llmpq.quant.calibrate", "llmpq.profile.layers", "llmpq.serve.*", "llmpq.cost.problem"]),
+        ("profile/layers.py", ["llmpq.profile.layers"], ["llmpq.plan.*", "llmpq.serve.*", "llmpq.quant.calibrate"]),
+        ("serve/worker.py", ["llmpq.serve.*"], ["llmpq.evaluate.*", "llmpq.plan.*", "llmpq.profile.layers"]),
+        ("quant/kernels/cpu.py", ["llmpq.profile.layers", "llmpq.serve.*", "llmpq.evaluate.*"], ["llmpq.plan.*", "llmpq.text"]),
+        ("model/families/llama.py", ["llmpq.model.prepare", "llmpq.quant.calibrate", "llmpq.serve.*"], ["llmpq.plan.*", "llmpq.report.*"]),
+        ("emulation.py", ["llmpq.profile.layers", "llmpq.serve.*"], ["llmpq.evaluate.*", "llmpq.quant.calibrate", "llmpq.plan.*"]),
+    ],
+)
+def test_an_edit_reaches_the_stages_that_import_it(package: Path, file: str, stages: list[str], others: list[str]) -> None:
+    before = {name: code_digest(name, package=package) for name in stages + others}
+    edit(package, file)
+    changed = [name for name in before if code_digest(name, package=package) != before[name]]
+    assert changed == stages
+
+
+def test_every_module_belongs_to_a_rule() -> None:
+    entries = [name for path in RULES.glob("*.smk") for call in re.findall(r"code_digest\(([^)]*)\)", path.read_text()) for name in re.findall(r'"([^"]+)"', call)]
+    covered = closure(*entries)
+    assert not {name for name in all_modules() - covered if not BESIDE.match(name)}
+
+
+def test_an_unknown_module_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"llmpq\.nowhere"):
+        code_digest("llmpq.nowhere")
