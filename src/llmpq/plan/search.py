@@ -1,7 +1,6 @@
 """The outer search: all device orders and micro-batches, bounded, sorted and pruned around the integer program of each candidate."""
 
 import heapq
-import itertools
 import math
 import time
 from collections.abc import Iterable
@@ -19,6 +18,9 @@ from llmpq.plan.solve import solve
 ROUNDING = 1e-9
 # How much to tighten memory and budget where a solver's answer breaks them within its own tolerance (1e-7 for both solvers).
 SHRINKS = (0.0, 3e-7, 3e-6)
+# How many sets of multipliers are remembered per device order and per number of stages.
+POOL = 6
+_CHEAP, _REFRESHED, _RELAXED = range(3)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class _Search:
         self.relaxation = Relaxation(problem)
         self.best: Assignment | None = None
         self.objective = math.inf
-        self.pool: dict[int, list[Multipliers]] = {}
+        self.pool: dict[int | tuple[int, ...], list[Multipliers]] = {}
 
     def offer(self, candidate: Candidate, assignment: Assignment) -> None:
         """Take ``assignment`` as the incumbent if it is feasible and better, or as good and earlier in a fixed order."""
@@ -57,22 +59,28 @@ class _Search:
         """A candidate whose bound reaches this cannot improve the incumbent by more than the gap."""
         return self.objective * (1 - max(self.gap, ROUNDING)) if math.isfinite(self.objective) else math.inf
 
-    def bound(self, candidate: Candidate) -> float:
-        """A lower bound good enough to prune, or the best there is; inf where the candidate has no plan."""
-        pool = self.pool.setdefault(candidate.stages, [])
-        value = self.relaxation.evaluate(candidate, self.relaxation.trivial(candidate))
-        for prices in reversed(pool):
-            value = max(value, self.relaxation.evaluate(candidate, prices))
-            if value >= self.cutoff:
-                return value
-        if time.monotonic() > self.deadline:
-            return value
-        prices_here = self.relaxation.solve(candidate)
-        if prices_here is None:
+    def cheap_bound(self, candidate: Candidate) -> float:
+        """A bound from multipliers already known: those of other candidates of the same order and of as many stages."""
+        if not (candidate.capacity > 0).all():
             return math.inf
-        pool.append(prices_here)
-        del pool[:-8]
-        return max(value, self.relaxation.evaluate(candidate, prices_here))
+        value = self.relaxation.evaluate(candidate, self.relaxation.trivial(candidate))
+        for key in (candidate.order, candidate.stages):
+            for prices in reversed(self.pool.get(key, [])):
+                value = max(value, self.relaxation.evaluate(candidate, prices))
+                if value >= self.cutoff:
+                    return value
+        return value
+
+    def relaxed_bound(self, candidate: Candidate) -> float:
+        """The bound of the candidate's own linear relaxation; inf where that proves that it has no plan."""
+        prices = self.relaxation.solve(candidate)
+        if prices is None:
+            return math.inf
+        for key in (candidate.order, candidate.stages):
+            pool = self.pool.setdefault(key, [])
+            pool.append(prices)
+            del pool[:-POOL]
+        return self.relaxation.evaluate(candidate, prices)
 
     def solve_candidate(self, candidate: Candidate) -> float:
         """Solve one integer program; offers its plan and returns the candidate's proven bound."""
@@ -112,17 +120,22 @@ def search(
     for assignment in start:
         run.offer(build(problem, assignment.order, assignment.batches), assignment)
     candidates = all_candidates(problem) if candidates is None else candidates
-    bounds = [run.bound(candidate) if (candidate.capacity > 0).all() else math.inf for candidate in candidates]
-    heap = list(zip(bounds, itertools.count(), candidates))
+    # Entries (bound, what it came from, number): cheap bounds are replaced by relaxed ones, and those by programs, only where needed.
+    heap = [(run.cheap_bound(candidate), _CHEAP, index) for index, candidate in enumerate(candidates)]
     heapq.heapify(heap)
     proven, solved = math.inf, 0
     while heap and heap[0][0] < run.cutoff and time.monotonic() < run.deadline:
-        bound, _, candidate = heapq.heappop(heap)
-        proven = min(proven, max(bound, run.solve_candidate(candidate)))
-        solved += 1
+        bound, level, index = heapq.heappop(heap)
+        if level == _CHEAP:
+            heapq.heappush(heap, (max(bound, run.cheap_bound(candidates[index])), _REFRESHED, index))
+        elif level == _REFRESHED:
+            heapq.heappush(heap, (max(bound, run.relaxed_bound(candidates[index])), _RELAXED, index))
+        else:
+            proven = min(proven, max(bound, run.solve_candidate(candidates[index])))
+            solved += 1
     open_bound = heap[0][0] if heap else math.inf
-    timed_out = open_bound < run.cutoff
     pruned = sum(bound >= run.cutoff for bound, _, _ in heap)
+    timed_out = open_bound < run.cutoff
     return SearchResult(run.best, run.objective, min(proven, open_bound, run.objective), len(candidates), pruned, solved, timed_out)
 
 
