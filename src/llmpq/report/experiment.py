@@ -1,0 +1,127 @@
+"""Everything one experiment left behind, read, checked and checked against each other."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmpq import artifacts
+from llmpq.errors import ArtifactError, ConfigError
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One strategy of an experiment: its plan and, where it was served, what was measured."""
+
+    strategy: str
+    plan: Document
+    serve: Document | None
+    quality: Document | None
+    timeline: list[Document]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The artifacts of one experiment. ``files`` maps every path that was read to its provenance."""
+
+    name: str
+    directory: Path
+    problem: Document
+    indicator: Document | None
+    costs: list[Document]
+    runs: list[Run]
+    files: dict[Path, Document]
+
+    @property
+    def served(self) -> bool:
+        """Whether the plans were served (else only predicted figures exist)."""
+        return all(run.serve is not None for run in self.runs)
+
+    @property
+    def devices(self) -> list[Document]:
+        """The problem's devices, in its order."""
+        devices: list[Document] = self.problem["devices"]
+        return devices
+
+
+def load_experiment(
+    directory: str | Path,
+    *,
+    problem: str | Path,
+    indicator: str | Path | None,
+    costs: Sequence[str | Path],
+    strategies: Sequence[str],
+    served: bool = True,
+) -> Experiment:
+    """Read the artifacts of ``strategies`` under ``directory`` with the shared ones; raise ArtifactError for a missing or stale one.
+
+    ``served`` false reads plans alone: nothing measured is expected (devices of the catalogue).
+    """
+    if not strategies:
+        raise ConfigError(f"{directory}: no strategy to report on; name at least one")
+    directory = Path(directory)
+    reader = _Reader()
+    problem_document = reader.read(problem, "problem")
+    problem_digest = artifacts.body_digest(problem_document)
+    runs = [_load_run(reader, directory / strategy, strategy, problem_digest, served) for strategy in strategies]
+    return Experiment(
+        name=directory.name,
+        directory=directory,
+        problem=problem_document,
+        indicator=reader.read(indicator, "indicator") if indicator is not None else None,
+        costs=[reader.read(path, "cost") for path in costs],
+        runs=runs,
+        files=reader.files,
+    )
+
+
+class _Reader:
+    """Reads artifacts and remembers where each came from."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, Document] = {}
+
+    def read(self, path: str | Path, kind: str) -> Document:
+        document = artifacts.read(path, kind)
+        self.files[Path(path)] = document.get("provenance", {})
+        return document
+
+
+def _load_run(reader: _Reader, directory: Path, strategy: str, problem_digest: str, served: bool) -> Run:
+    plan = reader.read(directory / "plan.json", "plan")
+    _expect(directory / "plan.json", "strategy", plan["strategy"], strategy)
+    _expect(directory / "plan.json", "problem_sha256", plan["problem_sha256"], problem_digest)
+    if not served:
+        return Run(strategy, plan, None, None, [])
+    serve = reader.read(directory / "serve.json", "serve")
+    _expect(directory / "serve.json", "plan_sha256", serve["plan_sha256"], artifacts.body_digest(plan))
+    quality = reader.read(directory / "quality.json", "quality")
+    _expect(directory / "quality.json", "weights_sha256", quality["weights_sha256"], serve["weights_sha256"])
+    return Run(strategy, plan, serve, quality, read_trace(directory / "timeline.json"))
+
+
+def _expect(path: Path, key: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise ArtifactError(
+            f"{path}: key '{key}' is {found[:16]!r}, but this experiment's file has {expected[:16]!r}; "
+            "it belongs to an earlier run: delete it and run its stage again"
+        )
+
+
+def read_trace(path: Path) -> list[Document]:
+    """The events of a Chrome trace file (``{"traceEvents": […]}``); raise ArtifactError when missing, truncated or of another form."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        events = document["traceEvents"]
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file (expected the Chrome trace of a serving run; run the stage that writes it)") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a complete JSON file ({error}); delete it and run its stage again") from None
+    except (KeyError, TypeError):
+        raise ArtifactError(f"{path}: key 'traceEvents' is missing; expected a Chrome trace") from None
+    if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
+        raise ArtifactError(f"{path}: key 'traceEvents' must be a list of objects")
+    return events

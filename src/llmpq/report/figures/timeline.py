@@ -1,0 +1,93 @@
+"""What every stage did when: the timeline of one served run."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from llmpq.report.experiment import Run
+from llmpq.report.figures.base import Figure, Row, axis, label, layout
+from llmpq.report.format import number
+from llmpq.report.palette import PHASE_COLOURS
+
+
+def timeline(run: Run, source: str) -> Figure:
+    """One row per event of the run's trace: stage, what, micro-batch, start and duration in ms from the first event on."""
+    return Figure(
+        name="timeline",
+        title=f"One run as it happened: {run.strategy}",
+        caption=(
+            "Each lane is a stage (one process on one device); each block is one micro-batch being worked on, gaps are waiting. First all "
+            "prompts are read (prefill), then one token after the other is made (decode). Use the buttons or drag sideways to look "
+            "closer; double-click to see everything again."
+        ),
+        source=source,
+        rows=trace_rows(run),
+        draw=_draw,
+    )
+
+
+def trace_rows(run: Run) -> list[Row]:
+    """The trace's complete events ("ph": "X": one model call of one stage), sorted by start. ``step`` counts decode rounds."""
+    devices = {index: stage["device"] for index, stage in enumerate(run.plan["stages"])}
+    rows = [
+        {
+            "stage": event["pid"],
+            "device": devices.get(event["pid"], ""),
+            "what": event["cat"],
+            "micro_batch": event["args"]["micro_batch"],
+            "step": event["args"]["step"],
+            "start_ms": event["ts"] / 1000,
+            "duration_ms": event["dur"] / 1000,
+        }
+        for event in run.timeline
+        if event.get("ph") == "X"
+    ]
+    return sorted(rows, key=lambda row: (row["start_ms"], row["stage"]))
+
+
+def _draw(rows: list[Row]) -> go.Figure:
+    stages = sorted({row["stage"] for row in rows})
+    names = {row["stage"]: row["device"] for row in rows}
+    figure = go.Figure()
+    for what in ("prefill", "decode"):
+        mine = [row for row in rows if row["what"] == what]
+        odd = [0.62 if row["step" if what == "prefill" else "micro_batch"] % 2 else 1.0 for row in mine]
+        figure.add_bar(
+            orientation="h", base=[row["start_ms"] / 1000 for row in mine], x=[row["duration_ms"] / 1000 for row in mine], name=what,
+            y=[stages.index(row["stage"]) for row in mine], width=0.62, hoverinfo="text",
+            hovertext=[_hover(row) for row in mine], marker={"color": PHASE_COLOURS[what], "opacity": odd, "line": {"width": 0}},
+        )  # fmt: skip
+    end = max((row["start_ms"] + row["duration_ms"] for row in rows), default=0.0) / 1000
+    figure.update_layout(layout(
+        130 + 64 * len(stages), barmode="overlay", dragmode="zoom", margin={"l": 8, "r": 14, "t": 64, "b": 44},
+        updatemenus=[_views(rows, end)],
+        xaxis=axis(range=[0, end], title="seconds since the first prompt went in", nticks=8),
+        yaxis=axis(range=[len(stages) - 0.4, -0.5], showgrid=False, fixedrange=True, tickmode="array", tickvals=list(range(len(stages))),
+                   ticktext=[f"stage {stage}<br>{label(names[stage])}" for stage in stages], ticklabelstandoff=6),
+    ))  # fmt: skip
+    return figure
+
+
+def _views(rows: list[Row], end: float) -> dict[str, Any]:
+    """Buttons: the whole run, its prefill, a few rounds of decoding."""
+    views = [("whole run", 0.0, end)]
+    prefill = [row["start_ms"] + row["duration_ms"] for row in rows if row["what"] == "prefill"]
+    decode = [row for row in rows if row["what"] == "decode"]
+    if prefill:
+        views.append(("prefill", 0.0, 1.02 * max(prefill) / 1000))
+    if decode:
+        middle = decode[len(decode) // 2]["start_ms"] / 1000
+        first, last = decode[0]["start_ms"] / 1000, max(row["start_ms"] + row["duration_ms"] for row in decode) / 1000
+        rounds = max(1, sum(1 for row in decode if (row["stage"], row["micro_batch"]) == (decode[0]["stage"], decode[0]["micro_batch"])))
+        views.append(("three decode rounds", middle, min(last, middle + 3 * (last - first) / rounds)))
+    buttons = [{"label": name, "method": "relayout", "args": [{"xaxis.range": [low, high]}]} for name, low, high in views]
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 28}}
+    look = {"font": {"size": 12}, "bgcolor": "rgba(138,148,166,.18)", "borderwidth": 0, "showactive": False}
+    return {"type": "buttons", "direction": "right", "buttons": buttons, **place, **look}
+
+
+def _hover(row: Row) -> str:
+    return (
+        f"<b>stage {row['stage']}</b> ({label(row['device'])}): {row['what']}<br>micro-batch {row['micro_batch']}, step {row['step']}<br>"
+        f"{number(row['duration_ms'])} ms from {number(row['start_ms'] / 1000, 4)} s on"
+    )

@@ -1,0 +1,110 @@
+"""The report page: one HTML file that works from the file system without network, on paper and on a phone."""
+
+import base64
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from llmpq import artifacts
+from llmpq.report import tables
+from llmpq.report.binding import decision, limits
+from llmpq.report.experiment import Document, Experiment
+from llmpq.report.figures import Figure, all_figures
+from llmpq.report.format import joined, mib, number, percent
+from llmpq.report.summary import to_csv
+
+SOURCE_WORDS = {
+    "measured": "measured on the device named",
+    "emulated": "measured in real processes on this machine that stand in for unequal devices: each has its own core, a byte budget that "
+    "is enforced, and a slow-down made of real waiting",
+    "simulated": "computed by event simulation of the plan on a cost model, not measured",
+    "catalogue": "computed from data-sheet figures of devices that are not at hand, not measured",
+    "computed": "computed from other files",
+}
+
+
+def write_page(experiment: Experiment, summary: Document, page: str | Path, figure_directory: str | Path) -> list[Figure]:
+    """Write the page and beside it one CSV per figure; returns the figures. Paths: the HTML file, the folder of the CSV files."""
+    page, figure_directory = Path(page), Path(figure_directory)
+    sections = all_figures(experiment, summary)
+    figures = [figure for section in sections.values() for figure in section]
+    for figure in figures:
+        artifacts.write_text(figure_directory / f"{figure.name}.csv", to_csv(figure.rows))
+    artifacts.write_text(page, render(experiment, summary, sections, page, figure_directory))
+    return figures
+
+
+def render(experiment: Experiment, summary: Document, sections: dict[str, list[Figure]], page: Path, figure_directory: Path) -> str:
+    """The page's HTML. Every name from an artifact is escaped, figures travel as JSON, plotly.js is inlined once."""
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    files = resources.files("llmpq.report")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8"))
+    focus = next(run for run in experiment.runs if run.strategy == summary["verdict"]["focus"])
+    return template.render(
+        summary=summary,
+        verdict=summary["verdict"],
+        lead=_lead(experiment, summary),
+        tiles=_tiles(summary),
+        source_words=SOURCE_WORDS.get(summary["source"], summary["source"]),
+        figures={section: [_view(figure, page, figure_directory) for figure in listed] for section, listed in sections.items()},
+        comparison=tables.comparison(summary),
+        decision=decision(focus, experiment),
+        focus_stages=tables.stages(focus),
+        other_stages=[tables.stages(run) for run in experiment.runs if run is not focus],
+        limits=limits(focus.plan),
+        planning=tables.planning(experiment),
+        cost_model=tables.cost_model(experiment),
+        files=tables.files(experiment, page),
+        css=Markup(files.joinpath("page.css").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _view(figure: Figure, page: Path, figure_directory: Path) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    table = to_csv(figure.rows)
+    relative = os.path.relpath(figure_directory.absolute() / f"{figure.name}.csv", page.absolute().parent)
+    drawing = json.dumps(figure.draw(figure.rows).to_plotly_json(), ensure_ascii=False, allow_nan=False, default=list)
+    return {
+        "figure": figure,
+        "href": relative.replace(os.sep, "/"),
+        "data": "data:text/csv;charset=utf-8;base64," + base64.b64encode(table.encode()).decode(),
+        "json": Markup(drawing.replace("<", "\\u003c")),
+    }
+
+
+def _lead(experiment: Experiment, summary: Document) -> str:
+    workload = summary["workload"]
+    devices = joined([device["name"] for device in experiment.devices])
+    plural = "device" if len(experiment.devices) == 1 else "devices"
+    return (
+        f"{summary['model']} ({summary['layers']} layers) on the {plural} {devices}: {workload['requests']} requests of "
+        f"{workload['prompt_tokens']} prompt tokens, {workload['new_tokens']} new tokens each."
+    )
+
+
+def _tiles(summary: Document) -> list[dict[str, str]]:
+    """The few numbers one takes home."""
+    verdict = summary["verdict"]
+    focus = next(entry for entry in summary["strategies"] if entry["strategy"] == verdict["focus"])
+    tiles = [_tile(number(focus["tokens_per_s"][verdict["side"]]), f"{verdict['side']}, {focus['strategy']}", "tokens/s")]
+    if verdict["speedup"] is not None:
+        tiles.append(_tile(f"{number(verdict['speedup'])}×", f"the speed of {verdict['fastest_other']}"))
+    for text in focus["quality"]:
+        tiles.append(_tile(number(text["perplexity"]), f"perplexity on {text['text']}", f"± {number(text['standard_error'], 2)}"))
+    if summary["served"]:
+        tiles.append(_tile(percent(focus["total_s"]["error_percent"], signed=True), "predicted against measured time"))
+    fullest = max((device for device in focus["bytes"] if device["predicted"]), key=lambda device: device["predicted"] / device["budget"])
+    share = percent(100 * fullest["predicted"] / fullest["budget"])
+    return [*tiles, _tile(share, f"of {mib(fullest['budget'])} MiB planned on {fullest['device']}")]
+
+
+def _tile(value: str, what: str, unit: str = "") -> dict[str, str]:
+    return {"value": value, "unit": unit, "what": what}

@@ -1,0 +1,137 @@
+"""The comparison of an experiment's strategies as one artifact (summary.json) and one table (summary.csv)."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from llmpq import artifacts
+from llmpq.errors import ArtifactError
+from llmpq.report.experiment import Document, Experiment, Run
+from llmpq.report.verdict import verdict
+
+PHASES = ("prefill_s", "decode_s", "total_s")
+
+
+def summarise(experiment: Experiment) -> Document:
+    """The body of summary.json: one entry per strategy, then the verdict drawn from these very numbers.
+
+    Seconds, bytes and tokens/s as named; ``error_percent`` is 100·(predicted − measured) / measured; a perplexity's standard error is
+    exp(nll)·se(nll) (delta method). What was not measured is null.
+    """
+    problem = experiment.problem
+    body: Document = {
+        "experiment": experiment.name,
+        "source": problem["source"],
+        "served": experiment.served,
+        "speed_claimed": all((run.serve or {}).get("speed_claimed", True) for run in experiment.runs),
+        "model": problem["model"].get("name", problem["name"]),
+        "layers": problem["model"]["layers"],
+        "workload": {key: problem["workload"][key] for key in ("requests", "slots", "prompt_tokens", "new_tokens")},
+        "schedule": problem["schedule"],
+        "objective": problem["objective"],
+        "reference_option": problem.get("reference_option", "4"),
+        "problem_sha256": artifacts.body_digest(problem),
+        "strategies": [_strategy(experiment, run) for run in experiment.runs],
+    }
+    return {**body, "verdict": verdict(body)}
+
+
+def _strategy(experiment: Experiment, run: Run) -> Document:
+    plan = run.plan
+    predicted: Document = plan["predicted"]
+    measured: Document | None = run.serve["throughput"]["measured"] if run.serve else None
+    certificate: Document = plan["certificate"]
+    if not predicted["total_s"]:
+        raise ArtifactError(
+            f"{experiment.directory / run.strategy}/plan.json: key 'predicted.total_s' is 0: its problem has empty cost tables"
+        )
+    entry: Document = {"strategy": run.strategy, "stages": len(plan["stages"])}
+    for key in ("tokens_per_s", *PHASES):
+        entry[key] = _beside(predicted[key], measured[key] if measured else None)
+    entry["resumed_requests"] = run.serve["resumed_requests"] if run.serve else 0
+    entry["simulated_total_s"] = predicted.get("simulated_total_s")
+    entry["quality"] = [_text_quality(text) for text in run.quality["texts"]] if run.quality else []
+    entry |= {key: plan[key] for key in ("omega_sum", "quality_budget_met")}
+    entry["goal_ms"] = _beside(*(_goal_ms(experiment, plan, times) for times in (predicted, measured)))
+    entry["bytes"] = _device_bytes(experiment, run)
+    entry["micro_batch"] = {phase: plan["micro_batch"][phase] for phase in ("prefill", "decode")}
+    entry["planning"] = {key: certificate.get(key) for key in ("seconds", "gap", "status", "solver")}
+    entry["options"] = [option for stage in plan["stages"] for option in stage["options"]]
+    return entry
+
+
+def _beside(predicted: float | None, measured: float | None) -> Document:
+    error = 100 * (predicted - measured) / measured if predicted is not None and measured else None
+    return {"predicted": predicted, "measured": measured, "error_percent": error}
+
+
+def _goal_ms(experiment: Experiment, plan: Document, times: Document | None) -> float | None:
+    """What the planner was asked to make small, for one batch of ``slots`` requests: its time, plus theta · Σ omega in theta mode."""
+    if times is None:
+        return None
+    workload = experiment.problem["workload"]
+    batches = math.ceil(workload["requests"] / workload["slots"])
+    theta: float = experiment.problem["objective"].get("theta_ms", 0.0)
+    return 1000 * float(times["total_s"]) / batches + theta * float(plan["omega_sum"])
+
+
+def _text_quality(text: Document) -> Document:
+    standard_error = math.exp(text["nll_mean"]) * text["nll_se"]
+    return {"text": text["text"], "perplexity": text["perplexity"], "standard_error": standard_error, "tokens": text["tokens"]}
+
+
+def _device_bytes(experiment: Experiment, run: Run) -> list[Document]:
+    """Per device of the problem, predicted and measured bytes of the stage on it; null where the plan leaves the device out.
+
+    ``measured`` is the growth of the stage's resident set; ``predicted`` the plan's total (workspace included).
+    """
+    predicted = {stage["device"]: stage["bytes"] for stage in run.plan["stages"]}
+    measured = {stage["device"]: stage["bytes"]["measured"] for stage in run.serve["stages"]} if run.serve else {}
+    return [
+        {
+            "device": device["name"],
+            "predicted": predicted.get(device["name"], {}).get("total"),
+            "measured": measured.get(device["name"], {}).get("rss_growth"),
+            "budget": device["memory_bytes"],
+        }
+        for device in experiment.devices
+    ]
+
+
+def write_summary(experiment: Experiment, summary: Document, json_path: str | Path, csv_path: str | Path) -> Document:
+    """Write summary.json (checked) and summary.csv; returns the document written."""
+    document = artifacts.write(json_path, "summary", summary, source=summary["source"], inputs=experiment.files)
+    artifacts.write_text(csv_path, to_csv(summary_rows(summary)))
+    return document
+
+
+def summary_rows(summary: Document) -> list[dict[str, Any]]:
+    """summary.csv as rows: one per strategy, one column per figure, units in the names."""
+    rows = []
+    for entry in summary["strategies"]:
+        row: dict[str, Any] = {"experiment": summary["experiment"], "strategy": entry["strategy"], "source": summary["source"]}
+        for key in ("tokens_per_s", *PHASES):
+            row |= {f"{key}_predicted": entry[key]["predicted"], f"{key}_measured": entry[key]["measured"]}
+        row["total_s_error_percent"] = entry["total_s"]["error_percent"]
+        for text in entry["quality"]:
+            row |= {f"perplexity_{text['text']}": text["perplexity"], f"perplexity_{text['text']}_se": text["standard_error"]}
+        row |= {"omega_sum": entry["omega_sum"], "goal_ms_predicted": entry["goal_ms"]["predicted"]}
+        row["goal_ms_measured"] = entry["goal_ms"]["measured"]
+        for device in entry["bytes"]:
+            name = device["device"]
+            row |= {f"bytes_{name}_{key}": device[key] for key in ("predicted", "measured", "budget")}
+        row |= {"planning_s": entry["planning"]["seconds"], "gap": entry["planning"]["gap"], "status": entry["planning"]["status"]}
+        rows.append(row)
+    return rows
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV with a header of every key, in order of first appearance; what is missing is an empty cell."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

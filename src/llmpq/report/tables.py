@@ -1,0 +1,188 @@
+"""The tables of the page: rows of cells, each with what is shown and what it is sorted by."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmpq.report.experiment import Document, Experiment, Run
+from llmpq.report.format import gap_percent, layer_range, mib, number, option_counts, pair, percent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: ``text`` shown, ``detail`` in small print below it, ``key`` for sorting (a number, or the text itself)."""
+
+    text: str
+    detail: str = ""
+    key: float | str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading and unit, and whether it holds numbers (right-aligned) or words."""
+
+    title: str
+    unit: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; ``strong`` is the index of the row to set off, ``caption`` is read out and printed with it."""
+
+    caption: str
+    columns: list[Column]
+    rows: list[list[Cell]]
+    strong: int | None = None
+
+
+def comparison(summary: Document) -> Table:
+    """Strategy × every figure of the summary."""
+    served = summary["served"]
+    columns = [
+        Column("strategy", numeric=False),
+        Column("tokens/s"),
+        Column("prefill", "s"),
+        Column("decode", "s"),
+        *([Column("error", "time")] if served else []),
+        *[Column("perplexity", f"{text['text']}, ± s.e.") for text in summary["strategies"][0]["quality"]],
+        Column("damage", "Σ omega"),
+        *[Column(device["device"], f"of {mib(device['budget'])} MiB") for device in summary["strategies"][0]["bytes"]],
+        Column("planning", "s"),
+        Column("gap"),
+    ]
+    strong = [entry["strategy"] for entry in summary["strategies"]].index(summary["verdict"]["focus"])
+    small = " Large: measured; small: predicted." if served else ""
+    caption = f"All strategies ({summary['source']}).{small}"
+    return Table(caption, columns, [_comparison_row(entry, served) for entry in summary["strategies"]], strong)
+
+
+def _comparison_row(entry: Document, served: bool) -> list[Cell]:
+    cells = [Cell(entry["strategy"], key=entry["strategy"])]
+    cells += [_beside(entry[key], served) for key in ("tokens_per_s", "prefill_s", "decode_s")]
+    if served:
+        error = entry["total_s"]["error_percent"]
+        cells.append(Cell(percent(error, signed=True), key=abs(error)))
+    for text in entry["quality"]:
+        cells.append(Cell(number(text["perplexity"]), f"± {number(text['standard_error'], 2)}", text["perplexity"]))
+    cells.append(Cell(number(entry["omega_sum"]), key=entry["omega_sum"]))
+    for device in entry["bytes"]:
+        used = device["predicted"] is not None
+        shown = device["measured"] if served else device["predicted"]
+        cells.append(Cell(mib(shown), mib(device["predicted"]) if served else "", shown) if used else Cell("not used", key=-1))
+    planning = entry["planning"]
+    cells.append(Cell(number(planning["seconds"]), key=planning["seconds"]))
+    gap = planning["gap"]
+    cells.append(Cell(gap_percent(gap), planning["status"], gap if gap is not None else float("inf")))
+    return cells
+
+
+def _beside(value: Document, served: bool) -> Cell:
+    if not served:
+        return Cell(number(value["predicted"]), key=value["predicted"])
+    return Cell(number(value["measured"]), number(value["predicted"]), value["measured"])
+
+
+def stages(run: Run) -> Table:
+    """What one plan put where, and how each stage did."""
+    columns = [
+        Column("stage", numeric=False),
+        Column("holds", numeric=False),
+        Column("layers × option", numeric=False),
+        Column("prefill", "ms per micro-batch"),
+        Column("decode", "ms per micro-batch"),
+        *([Column("busy", "share of the run")] if run.serve else []),
+        Column("memory", "MiB"),
+    ]
+    rows = []
+    for index, stage in enumerate(run.plan["stages"]):
+        served = run.serve["stages"][index] if run.serve else None
+        ends = [name for name, has in (("embedding", stage["has_embedding"]), ("head", stage["has_head"])) if has]
+        budget = f"of {mib(stage['bytes']['budget'])}"
+        memory = served["bytes"]["measured"]["rss_growth"] if served else stage["bytes"]["total"]
+        rows.append([
+            Cell(stage["device"], f"stage {index}", index),
+            Cell(layer_range(stage["first_layer"], len(stage["options"])), " + ".join(ends)),
+            Cell(option_counts(stage["options"])),
+            *[_stage_time(stage, served, phase) for phase in ("prefill", "decode")],
+            *([Cell(percent(100 * served["utilisation"]), key=served["utilisation"])] if served else []),
+            Cell(mib(memory), f"{mib(stage['bytes']['total'])} predicted, {budget}" if served else budget, memory),
+        ])  # fmt: skip
+    sizes = pair(str(run.plan["micro_batch"]["prefill"]), str(run.plan["micro_batch"]["decode"]))
+    return Table(f"{run.strategy}: micro-batches of {sizes} requests (prefill / decode).", columns, rows)
+
+
+def _stage_time(stage: Document, served: Document | None, phase: str) -> Cell:
+    predicted = stage[f"{phase}_ms"]
+    if served is None:
+        return Cell(number(predicted), key=predicted)
+    measured = served[phase]["measured_ms"]["p50"]
+    return Cell(number(measured), f"{number(predicted)} predicted", -1 if measured is None else measured)
+
+
+def planning(experiment: Experiment) -> Table:
+    """What each planner did and how sure it is."""
+    columns = [
+        Column("strategy", numeric=False),
+        Column("result", numeric=False),
+        Column("gap"),
+        Column("seconds"),
+        Column("candidates", "order × micro-batches"),
+        Column("skipped", "by bounds"),
+        Column("solved", "by the program"),
+        Column("solver", numeric=False),
+    ]
+    rows = []
+    for run in experiment.runs:
+        certificate: dict[str, Any] = run.plan["certificate"]
+        tried = certificate.get("candidates") or {}
+        counts = [Cell(f"{tried[key]:,}" if tried.get(key) is not None else "–", key=tried.get(key) or 0) for key in _CANDIDATES]
+        solver = " ".join(str(certificate[key]) for key in ("solver", "solver_version") if certificate.get(key))
+        rows.append([
+            Cell(run.strategy), Cell(certificate["status"]), Cell(gap_percent(certificate.get("gap")), key=certificate.get("gap") or 0),
+            Cell(number(certificate["seconds"]), key=certificate["seconds"]), *counts, Cell(solver or "–"),
+        ])  # fmt: skip
+    return Table("Each planner's own goal and proof.", columns, rows)
+
+
+_CANDIDATES = ("enumerated", "pruned", "solved")
+
+
+def cost_model(experiment: Experiment) -> Table | None:
+    """Held-out error of the latency fits, per device, part and phase; None when no cost file was given."""
+    rows = []
+    for cost in experiment.costs:
+        for part, phase in dict.fromkeys((fit["part"], fit["phase"]) for fit in cost["fits"]):
+            fits = [fit for fit in cost["fits"] if (fit["part"], fit["phase"]) == (part, phase)]
+            points = sum(fit["points"] for fit in fits)
+            error = sum(fit["heldout_mape"] * fit["points"] for fit in fits) / points
+            worst = max(fits, key=lambda fit: fit["heldout_mape"])
+            rows.append([
+                Cell(cost["device"]), Cell(part), Cell(phase), Cell(percent(100 * error), key=error), Cell(str(points), key=points),
+                Cell(percent(100 * worst["heldout_mape"]), f"option {worst['option']}", worst["heldout_mape"]),
+            ])  # fmt: skip
+    if not rows:
+        return None
+    columns = [
+        Column("device", numeric=False), Column("part", numeric=False), Column("phase", numeric=False),
+        Column("mean error", "held-out points"), Column("points"), Column("worst option"),
+    ]  # fmt: skip
+    return Table("How well the latency model predicts measurements it has not seen.", columns, rows)
+
+
+def files(experiment: Experiment, page: Path) -> list[dict[str, str]]:
+    """Every artifact the page was made from: where, of which kind of source, when and on which host, with a link relative to ``page``."""
+    listed = []
+    for path, provenance in experiment.files.items():
+        href = os.path.relpath(path.absolute(), page.absolute().parent)
+        listed.append({
+            "name": _shown(path, experiment.directory), "href": href.replace(os.sep, "/"),
+            "source": str(provenance.get("source", "unknown")), "created": str(provenance.get("created", "unknown")),
+            "host": str(provenance.get("host", "unknown")), "revision": str(provenance.get("git_revision", "unknown")),
+        })  # fmt: skip
+    return listed
+
+
+def _shown(path: Path, directory: Path) -> str:
+    return path.relative_to(directory).as_posix() if path.is_relative_to(directory) else path.as_posix()
