@@ -3,9 +3,11 @@
 import sys
 import time
 
+_INTERVAL_S = 5.0
+
 
 class Progress:
-    """``Progress("calibrate", 30)`` and a ``step(...)`` per finished part; at most a line a second, and always the last one."""
+    """``Progress("calibrate", 30)`` and a ``step(...)`` per finished part; at most a line in five seconds, and always the last one."""
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done = name, total, 0
@@ -14,7 +16,7 @@ class Progress:
     def step(self, what: str) -> None:
         self.done += 1
         now = time.monotonic()
-        if now - self._printed < 1.0 and self.done < self.total:
+        if now - self._printed < _INTERVAL_S and self.done < self.total:
             return
         self._printed = now
         passed = now - self._start

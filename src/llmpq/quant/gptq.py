@@ -1,0 +1,147 @@
+"""GPTQ (Frantar et al., ICLR 2023): quantise a weight column by column, letting the columns not yet done make up for the error.
+
+Minimises tr(ΔW H ΔWᵀ), H = E[x xᵀ]: the expected squared error of the operator's output. Rows are independent of each other, so fused
+operators (q, k and v; gate and up) are quantised in one go.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llmpq.errors import LlmpqError
+from llmpq.quant.grid import Grid
+
+_BLOCK = 32
+"""Columns whose errors are gathered before they are carried over to the rest in one matrix product (the paper's lazy batch)."""
+
+_INVERSE_BLOCK = 256
+
+
+@dataclass
+class Quantised:
+    """``codes`` int8 [out, in], ``scales`` fp32 [out, groups] (bf16-exact; one group when there is a scale per row); columns that
+    were ``kept`` have code 0 and their weights, error compensation included, in ``kept_weight`` [out, kept]."""
+
+    codes: Tensor
+    scales: Tensor
+    kept: Tensor
+    kept_weight: Tensor
+
+    def dequantised(self, group_size: int) -> Tensor:
+        """fp32 [out, in]."""
+        out_features, in_features = self.codes.shape
+        grouped = self.codes.float().view(out_features, -1, group_size or in_features) * self.scales.unsqueeze(-1)
+        weight = grouped.view(out_features, in_features)
+        weight[:, self.kept] = self.kept_weight
+        return weight
+
+
+@dataclass
+class HessianFactor:
+    """Order of the columns and the upper Cholesky factor U of the damped inverse Hessian in that order: H⁻¹ = UᵀU."""
+
+    order: Tensor
+    upper: Tensor
+    dead: Tensor
+    quantised: int = field(default=0)
+
+
+def factorise(hessian: Tensor, *, damping: float, act_order: bool = False, kept: Sequence[int] = ()) -> HessianFactor:
+    """Prepare ``hessian`` [in, in] for :func:`gptq`; shared by all grids that keep the same columns.
+
+    ``damping``: share of the mean diagonal added to the diagonal (the paper's 1 %), more, tenfold each time, where that does not
+    make it positive definite. ``act_order``: columns in order of falling diagonal. ``kept`` columns come last: they are not
+    quantised, so they can take up the errors of all others. Dead columns (diagonal 0: never any input) are reported for zeroing.
+    """
+    if damping < 0:
+        raise LlmpqError(f"GPTQ damping must not be negative, got {damping}")
+    diagonal = hessian.diagonal()
+    dead, order = diagonal <= 0, torch.arange(len(diagonal))
+    if act_order:
+        order = torch.argsort(diagonal, descending=True, stable=True)
+    is_kept = torch.zeros(len(diagonal), dtype=torch.bool)
+    is_kept[list(kept)] = True
+    order = torch.cat((order[~is_kept[order]], order[is_kept[order]]))
+    backwards = order.flip(0)
+    mean = float(diagonal.mean())
+    # fp32 suffices with damping; where it does not, fp64, then more damping
+    attempts = [(torch.float32, damping), (torch.float64, damping), *((torch.float64, (damping or 1e-4) * 10**k) for k in (1, 2, 3))]
+    for precision, share in attempts:
+        work = hessian.index_select(0, backwards).index_select(1, backwards).to(precision)
+        work.diagonal().masked_fill_(dead[backwards], 1.0).add_(share * mean)
+        lower, failed = torch.linalg.cholesky_ex(work)
+        del work
+        if not int(failed):
+            return HessianFactor(order, _inverse_upper(lower.flip(0, 1)).float(), dead, len(order) - int(is_kept.sum()))
+    raise LlmpqError("GPTQ: the Hessian is not positive definite even with a thousand times the damping; calibrate on more tokens")
+
+
+def _inverse_upper(upper: Tensor) -> Tensor:
+    """R⁻¹ of an upper triangular R. With H = R Rᵀ (Cholesky of H read backwards), H⁻¹ = UᵀU for U = R⁻¹: no inverse of H is formed.
+
+    Block by block of columns: column j of the inverse has nothing below row j.
+    """
+    size = upper.shape[0]
+    inverse = torch.zeros_like(upper)
+    for first in range(0, size, _INVERSE_BLOCK):
+        last = min(first + _INVERSE_BLOCK, size)
+        unit = upper.new_zeros(last, last - first)
+        unit[first:].fill_diagonal_(1.0)
+        inverse[:last, first:last] = torch.linalg.solve_triangular(upper[:last, :last], unit, upper=True)
+    return inverse
+
+
+@torch.inference_mode()
+def gptq(weight: Tensor, factor: HessianFactor, grid: Grid) -> Quantised:
+    """Quantise ``weight`` fp32 [out, in] on ``grid`` with a factor of its inputs' Hessian.
+
+    Scales of a group are chosen when its first column is reached, from the weights as compensated so far, unless the columns are
+    reordered: then all are chosen beforehand (static groups). Deterministic.
+    """
+    order, upper, count = factor.order, factor.upper, factor.quantised
+    out_features, in_features = weight.shape
+    group = grid.group_size or in_features
+    columns = weight.t()[order].clone()  # [in, out]: a column of the weight is contiguous
+    columns[factor.dead[order]] = 0.0
+    cost = upper.diagonal().square().reciprocal()  # what a squared error of a column costs once the rest has made up for it
+    in_sequence = bool((order[:count] == torch.arange(count)).all()) and count == in_features
+    scales = torch.empty(in_features // group, out_features)
+    if not in_sequence or not grid.group_size:
+        scales = _static_scales(columns, order, count, cost, grid, group)
+    codes = torch.zeros(in_features, out_features, dtype=torch.int8)
+    for first in range(0, count, _BLOCK):
+        last = min(first + _BLOCK, count)
+        if in_sequence and grid.group_size and first % group == 0:
+            scales[first // group] = grid.scales(columns[first : first + group].t(), cost[first : first + group])
+        block, errors = columns[first:last], torch.empty(last - first, out_features)
+        for i in range(last - first):
+            place = first + i
+            scale = scales[order[place] // group]
+            code = torch.div(block[i], scale).round_().clamp_(grid.lowest, grid.highest)
+            torch.sub(block[i], code * scale, out=errors[i]).div_(upper[place, place])
+            codes[place] = code
+            if i + 1 < last - first:
+                block[i + 1 :].addr_(upper[place, place + 1 : last], errors[i], alpha=-1.0)
+        columns[last:].addmm_(upper[first:last, last:].t(), errors, alpha=-1.0)
+    in_place = torch.empty_like(codes)
+    in_place[order] = codes
+    kept = order[count:].sort()
+    return Quantised(in_place.t().contiguous(), scales.t().contiguous(), kept.values, columns[count:][kept.indices].t().contiguous())
+
+
+def _static_scales(columns: Tensor, order: Tensor, count: int, cost: Tensor, grid: Grid, group: int) -> Tensor:
+    """Scales [groups, out] of the uncompensated weights; kept columns do not count."""
+    in_features, out_features = columns.shape
+    plain, weights = torch.zeros(in_features, out_features), torch.zeros(in_features)
+    plain[order[:count]] = columns[:count]
+    weights[order[:count]] = cost[:count]
+    chunks = range(0, in_features, group)
+    return torch.stack([grid.scales(plain[at : at + group].t(), weights[at : at + group]) for at in chunks])
+
+
+def output_loss(weight: Tensor, approximation: Tensor, hessian: Tensor) -> float:
+    """tr(ΔW H ΔWᵀ): mean over tokens of the squared error of the operator's output, summed over its rows."""
+    error = approximation - weight
+    return float(((error @ hessian) * error).sum(dtype=torch.float64))
