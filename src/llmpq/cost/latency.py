@@ -4,19 +4,21 @@ Two forms compete for every (part, phase, option), and the one with the smaller 
 
 - ``terms``: milliseconds as a non-negative combination of v·s, v·s², s, v, 1 (prefill; v micro-batch, s prompt tokens) or of v·t, v, t, 1
   (decode; t context length): the regressors of LLM-PQ (PPoPP'24), section 4.1, with coefficients that cannot be negative;
-- ``knots``: at each measured micro-batch a non-negative polynomial in the length (s, s², 1 or t, 1), piecewise linear between micro-batches,
-  because packed integer and half-precision kernels work in row blocks and are not linear in v.
+- ``knots``: at each measured micro-batch a non-negative polynomial in the length (s, s², 1 or t, 1), piecewise linear between the
+  micro-batches, because packed integer and half-precision kernels work in row blocks and are not linear in v.
 
 Both minimise the relative error. Held-out error: each interior micro-batch, then each interior length, is left out with all of its rows.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
+from llmpq import artifacts
 from llmpq.errors import ArtifactError
 
 Term = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -63,10 +65,8 @@ class LatencyFit:
         times = np.maximum.accumulate([_evaluate(self.knots[size], KNOT_TERMS[self.phase], size, length) for size in sizes])
         if micro_batch <= sizes[-1]:
             return float(np.interp(micro_batch, sizes, times))
-        if len(sizes) == 1:
-            return float(times[0]) * micro_batch / sizes[0]
-        slope = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
-        return float(times[-1] + slope * (micro_batch - sizes[-1]))
+        # In proportion: a slope taken from two measured sizes could fall with the length, and a plan must not be tempted off the grid.
+        return float(times[-1]) * micro_batch / sizes[-1]
 
 
 def _evaluate(coefficients: Mapping[str, float], terms: Mapping[str, Term], micro_batch: float, length: float) -> float:
@@ -86,7 +86,7 @@ def fit_terms(points: Sequence[tuple[float, float, float]], terms: Mapping[str, 
     design = np.stack([term(v, length) for term in terms.values()], axis=1) / ms[:, None]
     norms = np.linalg.norm(design, axis=0)
     solution, _ = nnls(design / norms, np.ones(len(ms)))
-    found = {name: float(value / norm) for name, value, norm in zip(terms, solution, norms, strict=True) if value > 0}
+    found = {name: float(value / norm) for name, value, norm in zip(terms, solution, norms, strict=True) if value > 1e-9 * solution.sum()}
     return found or {"1": 0.0}
 
 
@@ -145,7 +145,7 @@ def fit_profile(profile: Mapping[str, Any]) -> dict[str, Any]:
         form = min(errors, key=lambda name: errors[name])
         model = fit(part, phase, option, form, points)
         fits.append(_fit_row(model, errors, points))
-        if part != "overhead" and errors[form] > DEGRADED_MAPE:
+        if part in ("layer", "head") and errors[form] > DEGRADED_MAPE:
             notes.append(f"{part} {phase} option {option}: held-out error {100 * errors[form]:.1f} %")
         if part == "layer" and errors[form] > REFUSED_MAPE:
             raise ArtifactError(
@@ -166,6 +166,19 @@ def fit_profile(profile: Mapping[str, Any]) -> dict[str, Any]:
             for row in _largest_workspace(profile["rows"])
         ],
     }
+
+
+def write_cost(profile_path: str | Path, out: str | Path, *, model: str | None = None, device: str | None = None) -> dict[str, Any]:
+    """Fit the profile in ``profile_path`` and write the ``cost`` artifact; returns the document.
+
+    Raises ArtifactError for a profile of another ``model`` or ``device`` than the ones expected (None: any).
+    """
+    profile = artifacts.read(profile_path, "profile")
+    for key, expected in (("model", model), ("device", device)):
+        if expected is not None and profile[key] != expected:
+            raise ArtifactError(f"{profile_path}: key '{key}' is {profile[key]!r}, expected {expected!r}; profile that {key} instead")
+    source = profile["provenance"].get("source", "measured")
+    return artifacts.write(out, "cost", fit_profile(profile), source=source, inputs=[profile_path])
 
 
 def _fit_row(model: LatencyFit, errors: Mapping[str, float], points: Sequence[tuple[float, float, float]]) -> dict[str, Any]:

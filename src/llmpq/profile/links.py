@@ -27,7 +27,9 @@ class LinkError(LlmpqError):
     """The processes that time a cluster's links could not be run."""
 
 
-def profile_links(cluster: Mapping[str, Any], settings: Mapping[str, Any], out: str | Path, progress: Callable[[str], None] = print) -> dict[str, Any]:
+def profile_links(
+    cluster: Mapping[str, Any], settings: Mapping[str, Any], out: str | Path, progress: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Time every ordered pair of the members of ``cluster`` and write a ``links`` artifact to ``out``; returns the document.
 
     ``settings`` are the ``profile`` group: ``link_bytes`` (payload sizes) and ``repeats``. A cluster of one device gives no rows.

@@ -1,11 +1,14 @@
 """Robust summaries of repeated timings, and a look at whether the machine was quiet meanwhile."""
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import psutil
+
+from llmpq.errors import ConfigError
 
 BUSY_FRACTION = 0.25  # of one core, used by others: above it timings are warned about
 
@@ -36,3 +39,14 @@ def _busy_seconds() -> tuple[float, float]:
     idle = times.idle + getattr(times, "iowait", 0.0)
     own = psutil.Process().cpu_times()
     return sum(times[:8]) - idle, own.user + own.system
+
+
+def quietest_cores(count: int, seconds: float = 0.5) -> tuple[int, ...]:
+    """The ``count`` least busy cores that this process may use, watched for ``seconds``; ConfigError where there are not so many."""
+    available = sorted(os.sched_getaffinity(0))
+    if count > len(available):
+        raise ConfigError(f"a device of {count} cores cannot be profiled here: this process may use cores {available}")
+    if count == len(available):
+        return tuple(available)
+    busy = psutil.cpu_percent(interval=seconds, percpu=True)
+    return tuple(sorted(sorted(available, key=lambda core: (busy[core] if core < len(busy) else 0.0, -core))[:count]))

@@ -1,0 +1,45 @@
+"""Perplexity of a plan's weights through the serving kernels."""
+
+import argparse
+from pathlib import Path
+
+HELP = "perplexity of the very weights that a plan serves, through the serving kernels"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="the prepared checkpoint")
+    parser.add_argument("texts", type=Path, nargs="+", help="text files")
+    parser.add_argument("--plan", type=Path, help="plan.json whose assignment to evaluate")
+    parser.add_argument("--option", help="evaluate one option in all layers instead of a plan")
+    parser.add_argument("--quantised", type=Path, help="folder of the quantised layers (not needed for options 32 and 16)")
+    parser.add_argument("--out", type=Path, help="where to write quality.json (with --plan)")
+    parser.add_argument("--region", type=float, nargs=2, default=[0.5, 1.0], metavar=("FROM", "TO"), help="the part of each text to use")
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--window-tokens", type=int, default=512)
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from llmpq import artifacts
+    from llmpq.errors import LlmpqError
+    from llmpq.evaluate.perplexity import evaluate_quality, plan_options, write_quality
+    from llmpq.model.spec import ModelSpec
+    from llmpq.text import load_tokenizer, token_windows
+
+    if bool(args.plan) == bool(args.option) or (args.out and not args.plan):
+        raise LlmpqError("give either --plan (and --out, to keep the result) or --option")
+    plan = artifacts.read(args.plan, "plan") if args.plan else None
+    options = plan_options(plan) if plan else [args.option] * ModelSpec.from_directory(args.checkpoint).layers
+    tokenizer = load_tokenizer(args.checkpoint)
+    cut = {"windows": args.windows, "tokens": args.window_tokens}
+    texts = {path.stem: torch.tensor(token_windows(tokenizer, path, args.region, **cut)) for path in args.texts}
+    end_option = "32" if args.option == "32" else "16"
+    body = evaluate_quality(args.checkpoint, args.quantised, options, texts, end_option=end_option)
+    for row in body["texts"]:
+        print(
+            f"{row['text']}: perplexity {row['perplexity']:.3f} (nll {row['nll_mean']:.4f} ± {row['nll_se']:.4f}, {row['tokens']} tokens)"
+        )
+    if plan and args.out:
+        write_quality(args.out, plan, body, inputs=[args.plan, *args.texts])
+    return 0

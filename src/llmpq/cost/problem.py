@@ -1,0 +1,274 @@
+"""problem.json: everything the planner needs, as numbers, from cost fits, links, indicator, cluster, workload and planner settings."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmpq import artifacts
+from llmpq.cost.latency import LatencyModel
+from llmpq.cost.link import fit_links
+from llmpq.cost.workspace import workspace_bytes
+from llmpq.errors import ArtifactError, ConfigError
+from llmpq.model.spec import ModelSpec, RopeSpec
+from llmpq.quant import bytes as quant_bytes
+from llmpq.quant.options import OPTIONS, OUTLIER_COLUMNS
+
+MIB = 2**20
+ACTIVATION_BYTES = 4  # hidden states travel between stages in fp32
+TOKEN_BYTES = 8  # token ids travel back as int64
+REFERENCE_OPTION = "4"
+CONTEXT_SAMPLES = 9  # contexts at which a decode time is averaged over a long generation
+
+
+def build_problem(
+    *,
+    name: str,
+    model: Mapping[str, Any],
+    cluster: Mapping[str, Any],
+    workload: Mapping[str, Any],
+    planner: Mapping[str, Any],
+    options: Sequence[str],
+    costs: Mapping[str, Mapping[str, Any]],
+    links: Mapping[str, Any],
+    indicator: Mapping[str, Any],
+    schedule: str = "barrier",
+    end_option: str = "16",
+    outlier_columns: int = OUTLIER_COLUMNS,
+) -> dict[str, Any]:
+    """Body of ``problem.json``.
+
+    ``model`` is the ``model`` artifact (or any mapping with ``name`` and ``spec``); ``cluster``, ``workload`` and ``planner`` are the
+    configuration groups, ``options`` and ``outlier_columns`` the quantizer's; ``costs`` holds the ``cost`` artifact of each device type;
+    ``links`` and ``indicator`` are those artifacts. Times are milliseconds per layer and micro-batch; decode times are means over the
+    generation's contexts. Raises ArtifactError where an artifact belongs to another model, device or cluster or lacks an option,
+    ConfigError or ModelError for a workload that the model cannot hold.
+    """
+    spec = _spec(model)
+    _check_workload(spec, workload)
+    _check_artifacts(str(model["name"]), cluster, costs, links, indicator)
+    slots = int(workload["slots"])
+    sizes = micro_batch_sizes(slots, planner.get("micro_batches") or {})
+    shape = _Shape(int(workload["prompt_tokens"]), int(workload["new_tokens"]), sizes, end_option, outlier_columns)
+    devices: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for member in cluster["members"]:
+        kind = cluster["types"][member["device"]]
+        table, dropped = _device(spec, member, kind, LatencyModel(costs[member["device"]]), costs[member["device"]], options, shape)
+        devices.append(table)
+        notes.extend(f"{member['name']}: {note}" for note in dropped)
+    used = [option for option in options if any(option in device["options"] for device in devices)]
+    body: dict[str, Any] = {
+        "name": name,
+        "source": _source(cluster["types"][member["device"]]["source"] for member in cluster["members"]),
+        "model": {"name": model["name"], "layers": spec.layers},
+        "workload": {key: int(workload[key]) for key in ("requests", "slots", "prompt_tokens", "new_tokens")},
+        "schedule": schedule,
+        "overlapped_sends": True,
+        "options": used,
+        "reference_option": REFERENCE_OPTION,
+        "kv_bytes_per_layer": int(quant_bytes.kv_layer_bytes(spec, slots, shape.prompt_tokens + shape.new_tokens)),
+        "activation_bytes_per_token": spec.hidden * ACTIVATION_BYTES,
+        "token_bytes": TOKEN_BYTES,
+        "devices": devices,
+        "links": _links(cluster, links),
+        "omega": _omega(indicator, spec.layers, [*used, REFERENCE_OPTION]),
+        "objective": {key: float(value) for key, value in planner["objective"].items() if value is not None},
+    }
+    if notes:
+        body["description"] = "; ".join(notes)
+    listed = {phase: [int(size) for size in found] for phase, found in (planner.get("micro_batches") or {}).items() if found}
+    if listed:
+        body["micro_batches"] = listed
+    return body
+
+
+class _Shape:
+    """What the tables are computed for."""
+
+    def __init__(self, prompt_tokens: int, new_tokens: int, sizes: Sequence[int], end_option: str, outlier_columns: int) -> None:
+        self.prompt_tokens, self.new_tokens, self.sizes = prompt_tokens, new_tokens, list(sizes)
+        self.end_option, self.outlier_columns = end_option, outlier_columns
+        # The first token comes from prefill; the k-th decode step attends prompt + k tokens, its own included.
+        last = prompt_tokens + max(new_tokens - 1, 1)
+        count = min(CONTEXT_SAMPLES, last - prompt_tokens)
+        self.contexts = [float(context) for context in np.linspace(prompt_tokens + 1, last, count)]
+
+
+def micro_batch_sizes(slots: int, listed: Mapping[str, Sequence[int] | None]) -> list[int]:
+    """Every size a candidate micro-batch or prefill chunk can have, ascending.
+
+    ``slots`` requests in m balanced micro-batches have sizes ceil and floor of slots/m; each decode micro-batch is cut in the same way
+    into prefill chunks. ``listed`` may restrict the largest sizes, by phase; null means every distinct ceil(slots/m).
+    """
+    decode = _balanced(slots, listed.get("decode"))
+    prefill: set[int] = set()
+    for size in decode:
+        prefill |= _balanced(size, listed.get("prefill"))
+    return sorted(decode | prefill)
+
+
+def _balanced(total: int, largest: Sequence[int] | None) -> set[int]:
+    counts = range(1, total + 1) if not largest else {math.ceil(total / min(int(size), total)) for size in largest}
+    return {math.ceil(total / count) for count in counts} | {total // count for count in counts}
+
+
+def offered_options(options: Sequence[str], resident: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """(options worth offering, one note for each that is not).
+
+    An option that is not smaller in residence than the next higher bit width saves nothing and only loses quality. Options of one
+    width (``8``, ``w8a8``) are alternatives and are not compared with each other.
+    """
+    kept, notes = [], []
+    for option in options:
+        higher = sorted({OPTIONS[other].bits for other in options if OPTIONS[other].bits > OPTIONS[option].bits})
+        rivals = [other for other in options if higher and OPTIONS[other].bits == higher[0]]
+        rival = min(rivals, key=lambda other: resident[other], default=None)
+        if rival is not None and resident[option] >= resident[rival]:
+            notes.append(f"option {option} is not offered: a layer takes {resident[option]} bytes, {rival} takes {resident[rival]}")
+        else:
+            kept.append(option)
+    return kept, notes
+
+
+def _device(
+    spec: ModelSpec,
+    member: Mapping[str, Any],
+    kind: Mapping[str, Any],
+    latency: LatencyModel,
+    cost: Mapping[str, Any],
+    options: Sequence[str],
+    shape: _Shape,
+) -> tuple[dict[str, Any], list[str]]:
+    profiled = latency.options()
+    notes = [f"option {option} is not offered: it was not profiled on {latency.device}" for option in options if option not in profiled]
+    candidates = [option for option in options if option in profiled]
+    resident = {option: int(quant_bytes.resident_layer_bytes(spec, option, shape.outlier_columns)) for option in candidates}
+    kept, dropped = offered_options(candidates, resident)
+    if not kept:
+        raise ArtifactError(f"cost of {latency.device}: none of the options {list(options)} was profiled; profile the device again")
+    tables = {
+        option: {
+            "resident_bytes": resident[option],
+            "stored_bytes": int(quant_bytes.stored_layer_bytes(spec, option, shape.outlier_columns)),
+            **_times(latency, "layer", option, shape),
+        }
+        for option in kept
+    }
+    ends = {
+        part: {
+            "resident_bytes": int(quant_bytes.resident_end_bytes(spec, part, shape.end_option)),
+            **_times(latency, part, shape.end_option, shape),
+        }
+        for part in ("embedding", "head")
+    }
+    reserve = float(kind.get("reserve_mib") or 0.0)
+    largest = shape.prompt_tokens + shape.new_tokens
+    table = {
+        "name": member["name"],
+        "type": member["device"],
+        "memory_bytes": int((float(kind["memory_mib"]) - reserve) * MIB),
+        "options": tables,
+        **ends,
+        "workspace_bytes": {
+            "prefill": {str(size): workspace_bytes(cost["workspace"], "prefill", size, shape.prompt_tokens) for size in shape.sizes},
+            "decode": {str(size): workspace_bytes(cost["workspace"], "decode", size, largest) for size in shape.sizes},
+        },
+        "overhead_ms": {
+            "prefill": round(float(np.mean([latency.overhead("prefill", size, shape.prompt_tokens) for size in shape.sizes])), 6),
+            "decode": round(float(np.mean([latency.overhead("decode", size, shape.contexts[0]) for size in shape.sizes])), 6),
+        },
+    }
+    return table, notes + dropped
+
+
+def _times(latency: LatencyModel, part: str, option: str, shape: _Shape) -> dict[str, dict[str, float]]:
+    prefill = {str(size): round(latency.predict(part, "prefill", option, size, shape.prompt_tokens), 6) for size in shape.sizes}
+    decode = {
+        str(size): round(float(np.mean([latency.predict(part, "decode", option, size, context) for context in shape.contexts])), 6)
+        for size in shape.sizes
+    }
+    return {"prefill_ms": prefill, "decode_ms": decode}
+
+
+def _spec(model: Mapping[str, Any]) -> ModelSpec:
+    found = model["spec"]
+    if isinstance(found, ModelSpec):
+        return found
+    rope = RopeSpec(**found["rope"]) if found.get("rope") else None
+    return ModelSpec(**{**found, "rope": rope, "eos_token_ids": tuple(found.get("eos_token_ids", ()))})
+
+
+def _check_workload(spec: ModelSpec, workload: Mapping[str, Any]) -> None:
+    spec.check_context(int(workload["prompt_tokens"]) + int(workload["new_tokens"]))
+    if int(workload["slots"]) > int(workload["requests"]):
+        raise ConfigError(f"workload: {workload['slots']} slots for {workload['requests']} requests; make workload.slots smaller")
+
+
+def _check_artifacts(
+    model: str,
+    cluster: Mapping[str, Any],
+    costs: Mapping[str, Mapping[str, Any]],
+    links: Mapping[str, Any],
+    indicator: Mapping[str, Any],
+) -> None:
+    for member in cluster["members"]:
+        kind = member["device"]
+        if kind not in costs:
+            raise ArtifactError(f"no cost artifact for device type '{kind}' of member {member['name']}; profile that device")
+        cost, slowdown = costs[kind], float(cluster["types"][kind].get("slowdown", 1.0))
+        for key, expected in (("device", kind), ("model", model), ("slowdown", slowdown)):
+            if cost[key] != expected:
+                raise ArtifactError(f"cost given for device {kind}: key '{key}' is {cost[key]!r}, expected {expected!r}; profile it again")
+    if links["cluster"] != cluster.get("name", links["cluster"]):
+        raise ArtifactError(f"links: key 'cluster' is {links['cluster']!r}, expected {cluster['name']!r}; time this cluster's links")
+    if indicator["model"] != model:
+        raise ArtifactError(f"indicator: key 'model' is {indicator['model']!r}, expected {model!r}; compute this model's indicator")
+
+
+def _links(cluster: Mapping[str, Any], links: Mapping[str, Any]) -> list[dict[str, Any]]:
+    fitted = {(row["from"], row["to"]): row for row in fit_links(links)}
+    rows = []
+    names = [member["name"] for member in cluster["members"]]
+    for sender in names:
+        for receiver in names:
+            if sender == receiver:
+                continue
+            row = fitted.get((sender, receiver))
+            if row is None:
+                raise ArtifactError(f"links of {links['cluster']}: no rows from {sender} to {receiver}; time the links again")
+            rows.append({key: row[key] for key in ("from", "to", "alpha_ms", "bytes_per_ms")})
+    return rows
+
+
+def _omega(indicator: Mapping[str, Any], layers: int, options: Iterable[str]) -> dict[str, list[float]]:
+    found = {(row["option"], int(row["layer"])): float(row["omega"]) for row in indicator["rows"]}
+    tables: dict[str, list[float]] = {}
+    for option in dict.fromkeys(options):
+        missing = [layer for layer in range(layers) if (option, layer) not in found]
+        if missing and option not in ("16", "32"):
+            raise ArtifactError(f"indicator: no omega for layer {missing[0]}, option '{option}'; quantise that option and run it again")
+        tables[option] = [found.get((option, layer), 0.0) for layer in range(layers)]
+    return tables
+
+
+def _source(sources: Iterable[str]) -> str:
+    """The least real of the devices' sources: one catalogue device makes the whole problem a simulated one."""
+    order = ("measured", "emulated", "simulated", "catalogue")
+    return max(sources, key=order.index)
+
+
+def write_problem(out: str | Path, paths: Mapping[str, Any], **values: Any) -> dict[str, Any]:
+    """Read the artifacts named in ``paths`` and write ``problem.json``; returns the document.
+
+    ``paths``: ``model``, ``links``, ``indicator`` (files) and ``costs`` (file by device type). ``values``: the other arguments of
+    ``build_problem`` (name, cluster, workload, planner, options, schedule).
+    """
+    costs = {kind: artifacts.read(path, "cost") for kind, path in paths["costs"].items()}
+    model, links = artifacts.read(paths["model"], "model"), artifacts.read(paths["links"], "links")
+    indicator = artifacts.read(paths["indicator"], "indicator")
+    body = build_problem(model=model, costs=costs, links=links, indicator=indicator, **values)
+    inputs = [paths["model"], paths["links"], paths["indicator"], *paths["costs"].values()]
+    return artifacts.write(out, "problem", body, source=body["source"], inputs=inputs, config=dict(values))

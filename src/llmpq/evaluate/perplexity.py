@@ -1,0 +1,117 @@
+"""Perplexity of exactly the weights that are served, through the very kernels that serve them.
+
+A text is cut into windows of equal length, each starting fresh; the first token of a window has no context and is not scored. The
+perplexity is exp of the mean negative log-likelihood per scored token, and its standard error is taken over windows, because tokens of
+one window are not independent.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from llmpq import artifacts
+from llmpq.errors import LlmpqError
+from llmpq.model.stage import StageModel
+
+
+class EvaluationError(LlmpqError):
+    """A text too short for its windows, or a model whose logits are not finite."""
+
+
+class LogitsModel(Protocol):
+    """What perplexity needs of a model."""
+
+    def logits(self, ids: torch.Tensor) -> torch.Tensor: ...
+
+
+def window_nll(model: LogitsModel, window: torch.Tensor) -> float:
+    """Mean negative log-likelihood (nats) of tokens 1 … t−1 of one window [t] given those before them."""
+    logits = model.logits(window[None, :])[0, :-1]
+    scored = window[1:]
+    chosen = logits.gather(1, scored[:, None])[:, 0]
+    return float((torch.logsumexp(logits, dim=-1) - chosen).double().mean())
+
+
+def perplexity(model: LogitsModel, windows: torch.Tensor, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """{perplexity, nll_mean, nll_se, tokens, windows} of ``windows`` [w, t] of token ids, t ≥ 2.
+
+    ``nll_se`` is the standard error of the mean over windows (0 with one window); ``tokens`` counts scored tokens. ``progress`` is called
+    with (windows done, windows). Raises EvaluationError when the logits are not finite.
+    """
+    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+        raise EvaluationError(f"perplexity needs windows of at least 2 tokens, got a table of {tuple(windows.shape)}; use a longer text")
+    losses = []
+    for index, window in enumerate(windows):
+        loss = window_nll(model, window)
+        if not math.isfinite(loss):
+            raise EvaluationError(f"window {index}: the model's logits are not finite; its weights are damaged, quantise them again")
+        losses.append(loss)
+        if progress is not None:
+            progress(index + 1, len(windows))
+    values = torch.tensor(losses, dtype=torch.float64)
+    mean = float(values.mean())
+    error = float(values.std() / math.sqrt(len(losses))) if len(losses) > 1 else 0.0
+    return {
+        "perplexity": math.exp(mean),
+        "nll_mean": mean,
+        "nll_se": error,
+        "tokens": int(windows.shape[0] * (windows.shape[1] - 1)),
+        "windows": len(losses),
+    }
+
+
+def evaluate_quality(
+    checkpoint_dir: str | Path,
+    quantised_dir: str | Path | None,
+    options: Sequence[str],
+    texts: Mapping[str, torch.Tensor],
+    *,
+    end_option: str = "16",
+    progress: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Body of a ``quality`` artifact for one assignment of weight options.
+
+    ``options``: one per decoder layer; ``texts``: windows [w, t] of token ids by name. The model is loaded through the serving path, all
+    layers in this process. The result depends on the arguments only: plans with equal options share it.
+    """
+    started = time.perf_counter()
+    model = StageModel.load(
+        checkpoint_dir, quantised_dir, first_layer=0, options=list(options), has_embedding=True, has_head=True, end_option=end_option
+    )
+    total, done, rows = sum(len(windows) for windows in texts.values()), 0, []
+    loaded = time.perf_counter()
+    for name, windows in texts.items():
+
+        def report(count: int, of: int, name: str = name, before: int = done) -> None:
+            finished = before + count
+            left = (time.perf_counter() - loaded) / finished * (total - finished)
+            progress(f"perplexity {name}: window {count}/{of}, {left:.0f} s left")
+
+        rows.append({"text": name, **perplexity(model, windows, report)})
+        done += len(windows)
+    return {
+        "weights_sha256": model.weights_digest,
+        "options": list(options),
+        "end_option": end_option,
+        "window_tokens": max(int(windows.shape[1]) for windows in texts.values()),
+        "texts": rows,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def write_quality(out: str | Path, plan: Mapping[str, Any], body: Mapping[str, Any], inputs: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """Write ``quality.json`` of one plan; refuses a ``body`` that was computed for another assignment."""
+    options = plan_options(plan)
+    if list(body["options"]) != options:
+        raise EvaluationError(f"{out}: the evaluation is of other options than those of plan {plan['strategy']}; evaluate that plan")
+    return artifacts.write(out, "quality", {"strategy": plan["strategy"], **body}, source="measured", inputs=inputs)
+
+
+def plan_options(plan: Mapping[str, Any]) -> list[str]:
+    """The option of every decoder layer, in layer order."""
+    stages = sorted(plan["stages"], key=lambda stage: stage["first_layer"])
+    return [str(option) for stage in stages for option in stage["options"]]

@@ -1,0 +1,70 @@
+"""The small stages that a profile times: a stack of decoder layers at one option, one end of the model, or nothing but the call itself.
+
+They are ordinary StageModels, so what is timed is what serves. Weights are rounded to nearest on the fly: kernels are equally fast on any
+codes, and a profile must not depend on a quantised model.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from llmpq.model.checkpoint import Checkpoint
+from llmpq.model.decoder import DecoderLayer
+from llmpq.model.spec import ModelSpec
+from llmpq.model.stage import StageModel
+from llmpq.quant.grid import Grid
+from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.options import WeightOption, outlier_count, weight_option
+from llmpq.quant.quantise import stored_tensors
+from llmpq.quant.rtn import rtn
+
+
+def layer_stack(checkpoint: Checkpoint, option: str, count: int) -> StageModel:
+    """``count`` copies of the first decoder layer, packed one by one at ``option``, without ends.
+
+    Several copies, because one alone stays in the processor's caches while the layers of a real stage push each other out.
+    """
+    spec, known = checkpoint.spec, weight_option(option)
+    tensors = checkpoint.layer(0)
+    stored = {name: _stored(tensors[f"{name}.weight"], known) for name in spec.operators()}
+    layers = []
+    for _ in range(count):
+        operators = {name: make_linear(known, parts, tensors.get(f"{name}.bias")) for name, parts in stored.items()}
+        layers.append(DecoderLayer(spec, tensors, operators))
+    return _bare_stage(spec, layers)
+
+
+def _stored(weight: Tensor, option: WeightOption) -> dict[str, Tensor]:
+    """``weight`` [out, in] as its layer file would hold it; outlier columns are spread evenly, which costs as much as any others."""
+    if not option.quantised:
+        return {"weight": weight}
+    columns = weight.shape[1]
+    kept = range(0, columns, columns // outlier_count(columns)) if option.outliers else ()
+    return stored_tensors(option, rtn(weight, Grid(option.bits, option.group_size), kept=list(kept)[: outlier_count(columns)]))
+
+
+def first_layers(stage: StageModel, count: int) -> StageModel:
+    """The same stage with its first ``count`` layers only; weights are shared, not copied."""
+    return _bare_stage(stage.spec, stage.layers[:count])
+
+
+def empty_stage(checkpoint: Checkpoint) -> StageModel:
+    """No layer and no end: what one call costs by itself (positions, cache views, the emulated device's own overhead)."""
+    return _bare_stage(checkpoint.spec, [])
+
+
+def _bare_stage(spec: ModelSpec, layers: Sequence[DecoderLayer]) -> StageModel:
+    return StageModel(spec, 0, layers, None, None, {}, [])
+
+
+def end_stage(checkpoint_dir: str | Path, end: str, option: str) -> StageModel:
+    """The embedding or the head alone."""
+    return StageModel.load(
+        checkpoint_dir, None, first_layer=0, options=[], has_embedding=end == "embedding", has_head=end == "head", end_option=option
+    )
+
+
+def known_options(options: Sequence[str]) -> list[str]:
+    """``options`` in their order without repetition; raises ConfigError for one that does not exist."""
+    return [weight_option(option).name for option in dict.fromkeys(options)]
