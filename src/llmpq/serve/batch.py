@@ -10,7 +10,7 @@ from llmpq import artifacts
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.serve import results
-from llmpq.serve.job import Settings, check_plan, check_requests, stage_jobs
+from llmpq.serve.job import Settings, check_plan, check_problem, check_requests, stage_jobs
 from llmpq.serve.journal import Journal
 from llmpq.serve.launch import StageLostError, run_stages
 
@@ -41,8 +41,8 @@ def serve(
     options = _settings(settings, workload)
     out = Path(out_dir)
     spec = ModelSpec.from_directory(checkpoint_dir)
-    if problem_path is not None and plan["problem_sha256"] != artifacts.body_digest(artifacts.read(problem_path, "problem")):
-        raise ServeError(f"{plan_path} was made for another problem than {problem_path}; plan again")
+    if problem_path is not None:
+        check_problem(plan, artifacts.read(problem_path, "problem"), Path(plan_path), Path(problem_path))
     check_plan(plan, spec, Path(plan_path))
     check_requests(workload["requests"], spec, Path(requests_path))
     directories = {"checkpoint_dir": Path(checkpoint_dir), "quantised_dir": Path(quantised_dir) if quantised_dir else None}
@@ -103,14 +103,13 @@ def _settings(values: Mapping[str, Any], workload: Mapping[str, Any]) -> Setting
 
 
 def _weights_key(plan: Mapping[str, Any], checkpoint: Path, quantised: Path | None) -> str:
-    """Changes whenever other weights would be served: from the layer files' own digests, or the checkpoint files' sizes and times."""
-    if quantised is None:
-        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(checkpoint.glob("*.safetensors"))]
-        return artifacts.digest(states)
+    """Changes whenever other weights would be served: from the layer files' own digests, and the checkpoint files' sizes and times."""
     from llmpq.quant.files import find_layer_file, layers_digest
 
     options = [option for stage in plan["stages"] for option in stage["options"]]
-    return layers_digest([find_layer_file(quantised, layer, option) for layer, option in enumerate(options)])
+    files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(options) if quantised and option != "32"]
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(checkpoint.glob("*.safetensors"))]
+    return artifacts.digest({"layers": layers_digest(files), "checkpoint": states, "options": options})
 
 
 @dataclass

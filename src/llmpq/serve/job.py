@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmpq import artifacts
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 
@@ -50,6 +51,12 @@ def check_requests(requests: Sequence[Mapping[str, Any]], spec: ModelSpec, sourc
         total = len(request["prompt_tokens"]) + request["max_new_tokens"]
         if total > spec.max_context:
             raise ServeError(f"{where}: prompt and new tokens are {total} together, the model takes {spec.max_context}")
+
+
+def check_problem(plan: Mapping[str, Any], problem: Mapping[str, Any], plan_path: Path, problem_path: Path) -> None:
+    """Refuse a plan that was made for another problem: raises ServeError."""
+    if plan["problem_sha256"] != artifacts.body_digest(problem):
+        raise ServeError(f"{plan_path} was made for another problem than {problem_path}; plan again")
 
 
 def check_plan(plan: Mapping[str, Any], spec: ModelSpec, source: Path) -> None:

@@ -1,5 +1,6 @@
 """One stage at work: its model share and KV cache on its (emulated) device, every call timed."""
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class Stage:
     @property
     def layer_digests(self) -> list[str]:
         """Content digests of the layers this stage serves, in order."""
-        return list(getattr(self._model, "layer_digests", [self._model.weights_digest]))
+        return self._model.layer_digests
 
     def run(self, header: Header, integers: torch.Tensor, inputs: torch.Tensor) -> Output:
         """One prefill or decode call.
@@ -42,6 +43,8 @@ class Stage:
         ``integers`` [rows] are prompt lengths (prefill) or the positions that the new tokens take (decode); ``inputs`` are ids on the
         first stage ([rows, tokens] or [rows]) and hidden states on the others ([rows, tokens, hidden] or [rows, hidden]).
         """
+        if header.measured and not self.timeline.count:
+            self.timeline.process_start_s = time.process_time()
         slots = slice(header.first_slot, header.first_slot + header.rows)
         with self._emulator.call() as call:
             if header.kind is Kind.PREFILL:

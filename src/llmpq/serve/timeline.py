@@ -1,5 +1,6 @@
 """What each stage did when: recorded per call while serving, written as a Chrome trace (chrome://tracing, ui.perfetto.dev)."""
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,11 @@ class Timeline:
         self.count = 0
         self.busy_s = 0.0
         self.cpu_s = 0.0
+        self.process_start_s = 0.0
+
+    def process_cpu_s(self) -> float:
+        """Processor seconds of the whole process since the first measured call: the calls, and all that moves data between them."""
+        return time.process_time() - self.process_start_s
 
     def add(self, call: Call) -> None:
         """Record one finished call."""

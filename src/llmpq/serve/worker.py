@@ -166,6 +166,7 @@ def _measured(stage: "Stage", sender: "Sender | None", receiver: "Receiver | Non
         "call_count": timeline.count,
         "busy_s": timeline.busy_s,
         "cpu_s": timeline.cpu_s,
+        "process_cpu_s": timeline.process_cpu_s(),
         "send_s": sender.seconds if sender else 0.0,
         "wait_s": receiver.seconds if receiver else 0.0,
         "bytes": ledger.taken,

@@ -1,14 +1,18 @@
 """Small real models, plans and clusters for the serving tests."""
 
+import json
 import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from llmpq import artifacts
+from llmpq.model.spec import ModelSpec
+from llmpq.serve.batch import serve
 from llmpq.serve.job import kv_bytes_per_layer
 
 LAYERS, VOCAB = 6, 199
@@ -109,3 +113,63 @@ def write_plan(path: Path, body: Mapping[str, Any]) -> Path:
     """A plan file."""
     artifacts.write(path, "plan", body, source="computed")
     return path
+
+
+class Case:
+    """A serving run in ``directory``: workload and plan files, cluster and settings; ``serve()`` runs it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        checkpoint: Path,
+        rows: Sequence[Mapping[str, Any]],
+        cut: Sequence[int],
+        sizes: tuple[int, int],
+        *,
+        slots: int = 0,
+        option: str = "32",
+        quantised: Path | None = None,
+        **settings: Any,
+    ) -> None:
+        spec = ModelSpec.from_directory(checkpoint)
+        capacity = max(len(row["prompt_tokens"]) + row["max_new_tokens"] for row in rows)
+        slots = slots or len(rows)
+        self.directory, self.checkpoint, self.quantised = directory, checkpoint, quantised
+        self.body = plan_body(spec, cut, sizes, [option] * sum(cut), slots, capacity)
+        self.cluster = cluster(len(cut))
+        self.settings = {"slots": slots, "ignore_eos": True, "end_option": "32", "timeout_s": 20, "margins": True, **settings}
+        self.workload = write_workload(directory / "workload.json", rows)
+        self.said: list[str] = []
+
+    def serve(self) -> dict[str, Any]:
+        """Write the plan, serve, and return serve.json."""
+        plan = write_plan(self.directory / "plan.json", self.body)
+        arguments = (plan, None, self.workload, self.cluster, self.checkpoint, self.quantised, self.directory, self.settings)
+        return serve(*arguments, say=self.said.append)
+
+    def results(self) -> list[dict[str, Any]]:
+        """The lines of requests.jsonl."""
+        return [json.loads(line) for line in (self.directory / "requests.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def journal(self) -> dict[str, Any]:
+        """Finished requests in the journal, by id, read beside a running process."""
+        records: dict[str, Any] = {}
+        for path in (self.directory / "journal").glob("journal-*.jsonl"):
+            for line in path.read_bytes().splitlines(keepends=True)[1:]:
+                if line.endswith(b"\n"):
+                    record = json.loads(line)
+                    records[record["id"]] = record
+        return records
+
+
+def stage_processes(of: int | None = None) -> list[psutil.Process]:
+    """Running stage processes below process ``of`` (this one), by rank."""
+    children = psutil.Process(of).children(recursive=True)
+    return [child for child in children if child.is_running() and "llmpq.serve.worker" in " ".join(_command(child))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []

@@ -1,0 +1,205 @@
+"""Whole runs over real processes: any cut gives the same bits, results are complete, and bad input is refused before anything starts."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serve_cases
+from serve_cases import Case, requests
+
+from llmpq import artifacts
+from llmpq.errors import ArtifactError, LlmpqError, ServeError
+
+LENGTHS, LIMITS = [5, 9, 17, 12, 3, 30, 21], [4, 9, 9, 3, 1, 9, 6]
+
+
+@pytest.fixture(scope="module")
+def one_stage(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Case:
+    case = Case(tmp_path_factory.mktemp("one-stage"), tiny_checkpoint, requests(LENGTHS, LIMITS), [6], (2, 3))
+    case.serve()
+    return case
+
+
+@pytest.mark.parametrize("cut", [[1, 5], [4, 2], [2, 1, 3]])
+def test_any_cut_is_bit_identical_at_the_same_micro_batches(one_stage: Case, tmp_path: Path, tiny_checkpoint: Path, cut: list[int]) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests(LENGTHS, LIMITS), cut, (2, 3))
+    document = case.serve()
+    assert (tmp_path / "requests.jsonl").read_bytes() == (one_stage.directory / "requests.jsonl").read_bytes()
+    assert document["weights_sha256"] == artifacts.read(one_stage.directory / "serve.json", "serve")["weights_sha256"]
+    assert serve_cases.stage_processes() == []
+
+
+def test_other_micro_batches_and_waves_over_two_stages_give_the_same_tokens(one_stage: Case, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests(LENGTHS, LIMITS), [3, 3], (1, 2), slots=4)
+    case.serve()
+    assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in one_stage.results()]
+
+
+def test_results_are_in_request_order_and_the_journal_is_gone(one_stage: Case) -> None:
+    rows = one_stage.results()
+    assert [row["id"] for row in rows] == [f"r{index}" for index in range(7)]
+    assert [row["prompt_tokens"] for row in rows] == LENGTHS
+    assert [len(row["tokens"]) for row in rows] == LIMITS
+    assert all(len(row["margins"]) == limit and row["min_margin"] >= 0 for row, limit in zip(rows, LIMITS, strict=True))
+    assert list((one_stage.directory / "journal").iterdir()) == []
+
+
+def test_serve_json_puts_measured_beside_predicted(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([8] * 6, 7), [2, 4], (2, 3))
+    document = case.serve()
+    measured = document["throughput"]["measured"]
+    assert document["new_tokens"] == 42
+    assert measured["tokens_per_s"] == pytest.approx(42 / measured["total_s"])
+    assert measured["total_s"] == pytest.approx(measured["prefill_s"] + measured["decode_s"])
+    assert document["throughput"]["predicted"] == {"tokens_per_s": 1.0, "prefill_s": 1.0, "decode_s": 1.0, "total_s": 2.0}
+    for stage, layers in zip(document["stages"], (2, 4), strict=True):
+        assert (stage["prefill"]["calls"], stage["prefill"]["micro_batch"]) == (2, 2)  # chunks of 2, 1, 2 and 1 rows
+        assert (stage["decode"]["calls"], stage["decode"]["micro_batch"]) == (12, 3)
+        assert stage["bytes"]["measured"]["kv"] == stage["bytes"]["predicted"]["kv"] == layers * 2 * 6 * 15 * 2 * 16 * 4
+        assert 0 < stage["cpu_s"] <= stage["process_cpu_s"]
+        assert stage["busy_s"] <= measured["total_s"]
+    assert document["stages"][0]["bytes"]["measured"]["embedding"] > 0 == document["stages"][1]["bytes"]["measured"]["embedding"]
+
+
+def test_the_timeline_is_a_chrome_trace_of_every_call(one_stage: Case) -> None:
+    trace = json.loads((one_stage.directory / "timeline.json").read_text())
+    calls = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert {event["cat"] for event in calls} == {"prefill", "decode"}
+    assert all(event["ts"] >= 0 and event["dur"] > 0 and event["pid"] == 0 for event in calls)
+    ends = [event["ts"] + event["dur"] for event in calls]
+    assert all(later["ts"] >= end - 0.2 for end, later in zip(ends, calls[1:], strict=False))  # one stage does one thing at a time
+    assert trace["traceEvents"][0]["args"]["name"] == "stage 0: d0, layers 0–5"
+
+
+def test_a_slowed_device_takes_its_factor_longer(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([20] * 4, 6), [6], (2, 2))
+    case.cluster = serve_cases.cluster(1, slowdown=20.0)
+    stage = case.serve()["stages"][0]
+    assert stage["busy_s"] >= 20 * stage["cpu_s"]
+
+
+def test_a_link_delay_is_kept(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 6), [3, 3], (2, 2))
+    case.cluster["link"] = {"delay_ms": 30}
+    measured = case.serve()["throughput"]["measured"]
+    assert measured["prefill_s"] >= 0.06  # there and back
+    assert measured["decode_s"] >= 5 * 0.06
+
+
+def test_a_given_port_in_use_is_one_clear_error(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1), port=port)
+        with pytest.raises(ServeError, match=f"port {port} on 127.0.0.1 is in use; choose another serve.port"):
+            case.serve()
+    assert case.serve()["new_tokens"] == 2  # free again
+
+
+def test_a_budget_below_the_plan_is_refused_before_a_process_starts(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1))
+    case.cluster["types"]["cpu"]["memory_mib"] = 1
+    total = case.body["stages"][0]["bytes"]["total"]
+    with pytest.raises(ServeError, match=rf"device d0: the plan puts {total:,} bytes there, {total - (1 << 20):,} bytes are missing"):
+        case.serve()
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_stage_that_would_exceed_its_budget_refuses_to_allocate(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The plan's own figures are too small for what the weights really take."""
+    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1))
+    for stage in case.body["stages"]:
+        stage["bytes"] |= {"workspace": 0, "total": 1, "budget": 300_000}
+    with pytest.raises(ServeError, match=r"device d\d: 147,968 bytes of weights do not fit, \d[\d,]* bytes are missing \(budget 300,000"):
+        case.serve()
+    assert serve_cases.stage_processes() == []
+    assert not (tmp_path / "requests.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plan: plan["stages"][1].update(first_layer=2), r"stage 1 \(d1\) begins at layer 2 with 3 layers; layer 3 should come next"),
+        (lambda plan: plan["stages"].pop(), "the embedding belongs to the first stage and the head to the last"),
+        (lambda plan: plan["stages"][1]["options"].pop(), "the plan has 5 layers, the model 6; plan again"),
+        (lambda plan: plan["stages"][1].update(device="d9"), "stage 1 is planned for device d9, the cluster has d0, d1"),
+        (lambda plan: plan["stages"][1].update(options=["5"] * 3), "unknown weight option '5'"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, tiny_checkpoint: Path, change: Any, message: str) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1))
+    change(case.body)
+    with pytest.raises(LlmpqError, match=message):
+        case.serve()
+    assert serve_cases.stage_processes() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[1].update(id="r0"), "request 'r0' appears twice"),
+        (lambda rows: rows[1]["prompt_tokens"].append(199), "request 'r1': token 199 is not in the model's vocabulary of 199"),
+        (lambda rows: rows[1].update(max_new_tokens=300), "request 'r1': prompt and new tokens are 304 together, the model takes 256"),
+        (lambda rows: rows[1].update(prompt_tokens=[]), r"requests\[1\].prompt_tokens"),
+    ],
+)
+def test_requests_that_cannot_be_served_are_refused_by_name(tmp_path: Path, tiny_checkpoint: Path, change: Any, message: str) -> None:
+    rows = requests([4, 4], 2)
+    change(rows)
+    with pytest.raises(LlmpqError, match=message):
+        Case(tmp_path, tiny_checkpoint, rows, [6], (1, 1)).serve()
+
+
+def test_a_truncated_plan_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [6], (1, 1))
+    path = serve_cases.write_plan(tmp_path / "plan.json", case.body)
+    path.write_text(path.read_text()[:-200])
+    with pytest.raises(ArtifactError, match=r"plan.json: not a complete JSON file"):
+        serve_cases.serve(path, None, case.workload, case.cluster, tiny_checkpoint, None, tmp_path, case.settings)
+
+
+def test_another_problems_plan_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from llmpq.serve.batch import check_problem
+
+    with pytest.raises(ServeError, match="was made for another problem"):
+        check_problem({"problem_sha256": "0" * 64}, {"name": "other"}, Path("plan.json"), Path("problem.json"))
+
+
+def test_a_corrupt_layer_file_fails_with_its_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from llmpq.model.checkpoint import Checkpoint
+    from llmpq.quant.files import layer_file_name, plain_layer, write_layer
+
+    checkpoint = Checkpoint(tiny_checkpoint)
+    folder = tmp_path / "quantised"
+    for index in range(serve_cases.LAYERS):
+        layer = plain_layer(checkpoint.layer(index), checkpoint.spec.operators(), index, "16")
+        write_layer(folder / layer_file_name(index, "16"), layer)
+    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1), option="16", quantised=folder)
+    good = case.serve()
+    victim = folder / layer_file_name(4, "16")
+    data = bytearray(victim.read_bytes())
+    data[-3] ^= 0xFF
+    victim.write_bytes(data)
+    with pytest.raises(ServeError, match=r"stage 1 \(d1, layers 3–5\): .*layer-004.16.safetensors: truncated or damaged"):
+        case.serve()
+    assert serve_cases.stage_processes() == []
+    assert artifacts.read(tmp_path / "serve.json", "serve") == good  # the results of the run before are whole
+
+
+def test_nothing_listens_beyond_the_loopback(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    import psutil
+
+    case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 20), [3, 3], (1, 1))
+    case.cluster = serve_cases.cluster(2, slowdown=30.0)
+    seen: set[str] = set()
+
+    class Watching(list[str]):
+        def append(self, text: str) -> None:
+            for process in serve_cases.stage_processes():
+                seen.update(row.laddr.ip for row in process.net_connections("inet") if row.status == psutil.CONN_LISTEN)
+            super().append(text)
+
+    case.said = Watching()
+    case.serve()
+    assert seen == {"127.0.0.1"}
