@@ -72,7 +72,7 @@ def _record_stage(
     metrics: Metrics = {}
     for each in files:
         if each.path.suffix == ".json" and each.copied:
-            metrics |= metrics_of(label, json.loads(each.path.read_text(encoding="utf-8")))
+            metrics |= metrics_of(json.loads(each.path.read_text(encoding="utf-8")))
     parameters = _flat({group: experiment[group] for group in _STAGE_PARAMETERS.get(label.split("/")[0], [])})
     if marker.get("ended"):
         metrics["job_s"] = marker["ended"] - marker["started"]
@@ -144,7 +144,7 @@ def _note(files: Iterable[StageFile], strategy: str) -> str:
     if plan is None:
         return "What the strategies of this experiment share."
     lines = []
-    for stage in artifacts.read(plan, "plan")["stages"]:
+    for stage in json.loads(plan.read_text(encoding="utf-8"))["stages"]:
         options = stage["options"]
         counts = ", ".join(f"{options.count(option)} × {option}" for option in dict.fromkeys(options))
         last = stage["first_layer"] + len(options) - 1
@@ -170,7 +170,9 @@ class _Store:
     """The runs of one experiment and configuration in MLflow."""
 
     def __init__(self, experiment: Mapping[str, Any], root: Path) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # A server that does not answer is an error within a minute, not after MLflow's seven tries of two minutes each.
+        for key, value in (("DISABLE_TELEMETRY", "true"), ("HTTP_REQUEST_MAX_RETRIES", "2"), ("HTTP_REQUEST_TIMEOUT", "15")):
+            os.environ.setdefault(f"MLFLOW_{key}", value)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""The numbers of each stage's files that MLflow shows: flat, named, with the unit in the name."""
+"""The numbers of each artifact that MLflow shows: flat, named, with the unit in the name."""
 
 import re
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import Any
 Metrics = dict[str, float]
 
 
-def metrics_of(label: str, document: Mapping[str, Any]) -> Metrics:
-    """Metrics of one JSON artifact of the stage ``label`` (``plan``, ``profile/cpu-fast`` …); empty for a stage without numbers to show."""
-    read = _READERS.get(label.split("/")[0])
+def metrics_of(document: Mapping[str, Any]) -> Metrics:
+    """Metrics of one JSON artifact, by its schema; empty for a file without numbers to show."""
+    read = _READERS.get(str(document.get("schema", "")).removeprefix("llmpq."))
     found = read(document) if read else {}
     return {re.sub(r"[^\w./ -]", "_", key): float(value) for key, value in found.items() if isinstance(value, (int, float))}
 
@@ -79,11 +79,11 @@ def _workload(workload: Mapping[str, Any]) -> dict[str, Any]:
 _READERS = {
     "plan": _plan,
     "serve": _serve,
-    "evaluate": _quality,
+    "quality": _quality,
     "profile": _profile,
-    "fit": _fit,
+    "cost": _fit,
     "links": _links,
-    "quantise": _quantise,
+    "quantised": _quantise,
     "indicator": _indicator,
     "workload": _workload,
 }

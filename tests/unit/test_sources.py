@@ -42,7 +42,8 @@ def test_an_edit_reaches_the_stages_that_import_it(package: Path, file: str, sta
 
 
 def test_every_module_belongs_to_a_rule() -> None:
-    entries = [name for path in RULES.glob("*.smk") for call in re.findall(r"code_digest\(([^)]*)\)", path.read_text()) for name in re.findall(r'"([^"]+)"', call)]
+    calls = [call for path in RULES.glob("*.smk") for call in re.findall(r"code_digest\(([^)]*)\)", path.read_text(encoding="utf-8"))]
+    entries = [name for call in calls for name in re.findall(r'"([^"]+)"', call)]
     covered = closure(*entries)
     assert not {name for name in all_modules() - covered if not BESIDE.match(name)}
 
