@@ -8,11 +8,9 @@ Times are the emulated device's: slow-down × processor time of the call, the la
 sleep itself is left out here, except for the overhead of an empty call, which contains whatever the sleep costs beyond its due.
 """
 
-import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +21,15 @@ from llmpq import artifacts
 from llmpq.emulation import Emulator
 from llmpq.errors import ConfigError
 from llmpq.model.checkpoint import Checkpoint
-from llmpq.model.greedy import greedy
-from llmpq.model.stage import StageModel
 from llmpq.profile import stack
-from llmpq.profile.statistics import QuietCheck, quietest_cores, summary_ms
+from llmpq.profile.grid import Grid, Point
+from llmpq.profile.machine import QuietCheck, identity, pinned, quietest_cores
+from llmpq.profile.statistics import summary_ms
 from llmpq.profile.workspace import peak_temporary_bytes
 
 OPTIONS = ("16", "8", "w8a8-outlier", "w8a8", "4", "3")
-STACK_LAYERS = 8  # distinct layers in the stack; a decode call runs them all
-PREFILL_TOKENS = 512  # a prefill call runs as many layers as make at least this many tokens × layers: long prompts need no stack
-POINT_SECONDS = 0.03  # per configured repeat: cheap points are repeated more often than that, dear ones less
-MAX_REPEATS_FACTOR = 4
-MIN_REPEATS = 3
-DEAR_SECONDS = 0.1
-NO_OPTION = "-"  # the overhead rows belong to no weight option
+DEAR_SECONDS = 0.1  # calls longer than this are warmed up once only
 PARTS = ("layer", "embedding", "head", "overhead")
-
-
-@dataclass
-class Point:
-    """One shape of one part at one option, the call that runs it, and its samples in seconds of the emulated device."""
-
-    part: str
-    phase: str
-    option: str
-    micro_batch: int
-    length: int
-    layers: int
-    call: Callable[[], Any]
-    input_bytes: int
-    samples: list[float] = field(default_factory=list)
-    bare_samples: list[float] = field(default_factory=list)  # overhead only: without what the sleep cost beyond its due
-    estimate_s: float = 0.0
-    workspace_bytes: int = 0
-
-    def repeats(self, configured: int) -> int:
-        """How often to time this point, from what its first calls took."""
-        wanted = round(POINT_SECONDS * configured / max(self.estimate_s, 1e-6))
-        return min(max(wanted, min(MIN_REPEATS, configured)), MAX_REPEATS_FACTOR * configured)
 
 
 def profile_device(
@@ -126,99 +95,6 @@ def check_settings(device: Mapping[str, Any], settings: Mapping[str, Any]) -> No
             raise ConfigError(f"profile.{key} is {values}; it needs at least one size, each at least 1")
     if int(settings["repeats"]) < 1 or int(settings["warmup"]) < 0:
         raise ConfigError("profile: repeats must be at least 1 and warmup at least 0")
-
-
-class pinned:  # noqa: N801 (reads as a phrase: with pinned(emulator))
-    """Pin this process to the emulated device's cores, and restore affinity and thread count afterwards."""
-
-    def __init__(self, emulator: Emulator) -> None:
-        self._emulator = emulator
-
-    def __enter__(self) -> None:
-        import os
-
-        self._affinity, self._threads = os.sched_getaffinity(0), torch.get_num_threads()
-        self._emulator.pin()
-
-    def __exit__(self, *_: object) -> None:
-        import os
-
-        for thread in os.listdir("/proc/self/task"):
-            try:
-                os.sched_setaffinity(int(thread), self._affinity)
-            except ProcessLookupError:
-                continue
-        torch.set_num_threads(self._threads)
-
-
-class Grid:
-    """Builds the points of a profile: stages, caches and inputs for every shape."""
-
-    def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, Any], end_option: str) -> None:
-        self.checkpoint, self.spec, self.end_option = checkpoint, checkpoint.spec, end_option
-        self.sizes = sorted({int(size) for size in settings["micro_batches"]})
-        self.prompts = sorted({int(size) for size in settings["prompt_tokens"]})
-        self.contexts = sorted({int(size) for size in settings["contexts"]})
-        self.capacity = max(self.prompts[-1], self.contexts[-1])
-        self.layers = min(STACK_LAYERS, self.spec.layers)
-        self.cache = stack.first_layers(stack.empty_stage(checkpoint), 0).new_cache(self.sizes[-1], self.capacity)
-        self.layer_cache: Any = None
-        random_state = torch.Generator().manual_seed(0)
-        self.hidden = torch.randn(self.sizes[-1], self.prompts[-1], self.spec.hidden, generator=random_state)
-        self.ids = torch.randint(self.spec.vocab, (self.sizes[-1], self.prompts[-1]), generator=random_state)
-
-    def layer_points(self, option: str) -> Iterator[Point]:
-        """All shapes of a decoder layer at ``option``."""
-        full = stack.layer_stack(self.checkpoint, option, self.layers)
-        self.layer_cache = self.layer_cache or full.new_cache(self.sizes[-1], self.capacity)
-        for size in self.sizes:
-            for prompt in self.prompts:
-                layers = min(math.ceil(PREFILL_TOKENS / (size * prompt)), self.layers)
-                stage = stack.first_layers(full, layers)
-                cache = stage.new_cache(size, prompt)
-                yield self._prefill("layer", option, stage, layers, size, prompt, self.hidden[:size, :prompt], cache)
-            for context in self.contexts:
-                yield self._decode("layer", option, full, self.layers, size, context, self.hidden[:size, 0], self.layer_cache)
-
-    def end_points(self, end: str) -> Iterator[Point]:
-        """All shapes of the embedding or the head, which do not look at a context."""
-        stage = stack.end_stage(self.checkpoint.directory, end, self.end_option)
-        inputs = self.ids if end == "embedding" else self.hidden
-        for size in self.sizes:
-            for prompt in self.prompts:
-                yield self._prefill(end, self.end_option, stage, 1, size, prompt, inputs[:size, :prompt], self.cache)
-            yield self._decode(end, self.end_option, stage, 1, size, self.contexts[-1], inputs[:size, 0], self.cache)
-
-    def overhead_points(self) -> Iterator[Point]:
-        """The empty call at the grid's shapes."""
-        stage = stack.empty_stage(self.checkpoint)
-        for size in self.sizes:
-            for prompt in self.prompts:
-                yield self._prefill("overhead", NO_OPTION, stage, 1, size, prompt, self.hidden[:size, :prompt], self.cache)
-            for context in self.contexts:
-                yield self._decode("overhead", NO_OPTION, stage, 1, size, context, self.hidden[:size, 0], self.cache)
-
-    def _prefill(
-        self, part: str, option: str, stage: StageModel, layers: int, size: int, prompt: int, inputs: torch.Tensor, cache: Any
-    ) -> Point:
-        inputs, lengths, rows = inputs.contiguous(), torch.full((size,), prompt), slice(0, size)
-
-        def call() -> Any:
-            result = stage.prefill(inputs, cache, rows, lengths)
-            return greedy(result) if part == "head" else result
-
-        return Point(part, "prefill", option, size, prompt, layers, call, inputs.nbytes)
-
-    def _decode(
-        self, part: str, option: str, stage: StageModel, layers: int, size: int, context: int, inputs: torch.Tensor, cache: Any
-    ) -> Point:
-        inputs, positions, rows = inputs.contiguous(), torch.full((size,), context - 1), slice(0, size)
-
-        def call() -> Any:
-            result = stage.decode(inputs, cache, rows, positions)
-            return greedy(result) if part == "head" else result
-
-        return Point(part, "decode", option, size, context, layers, call, inputs.nbytes)
 
 
 def time_points(
@@ -287,17 +163,3 @@ def rows_of(points: Sequence[Point]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def identity(cores: Sequence[int]) -> dict[str, Any]:
-    """What this machine's processor is, for the provenance of a profile."""
-    found: dict[str, Any] = {
-        "cores": list(cores),
-        "torch_threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-    }
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "cpu MHz", "cache size") and key.strip() not in found:
-            found[key.strip()] = value.strip()
-    return found
