@@ -85,21 +85,21 @@ class Calibration:
         self.info = self._read(lambda file: _metadata(self.path, file.metadata()))
         self.layers: int = self.info["layers"]
 
-    def operator(self, layer: int, name: str) -> InputStatistics:
-        """Statistics of one operator's inputs; ArtifactError when the file does not have them or they are not finite."""
+    def operator(self, layer: int, name: str, *, hessian: bool = True) -> InputStatistics:
+        """Statistics of one operator's inputs (``hessian`` False: an empty one, the rest is small and read quickly).
+
+        Raises ArtifactError when the file does not have them or they are not finite.
+        """
         columns = self.info["inputs"].get(name)
         if columns is None or not 0 <= layer < self.layers:
             raise ArtifactError(f"{self.path}: has no statistics for operator '{name}' of layer {layer}; calibrate this model again")
-        parts = (*_COLUMNS, "rows", "hessian")
+        parts = (*_COLUMNS, "rows", *(["hessian"] if hessian else []))
         found = self._read(lambda file: {part: file.get_tensor(f"{_prefix(layer, name)}{part}").clone() for part in parts})
         for part, tensor in found.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise ArtifactError(f"{self.path}: {_prefix(layer, name)}{part} holds NaN or infinity; calibrate again")
-        rows, cols = torch.triu_indices(columns, columns)
-        hessian = torch.empty(columns, columns)
-        hessian[rows, cols] = found["hessian"]
-        hessian[cols, rows] = found["hessian"]
-        return InputStatistics(hessian, *(found[name] for name in (*_COLUMNS, "rows")))
+        square = _unfolded(found["hessian"], columns) if hessian else torch.empty(0, 0)
+        return InputStatistics(square, *(found[part] for part in (*_COLUMNS, "rows")))
 
     def check(self, operators: Mapping[str, tuple[int, int]], layers: int) -> None:
         """Refuse a file of a model with other operators or another number of layers."""
@@ -117,6 +117,14 @@ class Calibration:
             raise ArtifactError(f"{self.path}: no such calibration file; run calibrate") from None
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ArtifactError(f"{self.path}: truncated or damaged ({error}); delete it and calibrate again") from None
+
+
+def _unfolded(triangle: Tensor, columns: int) -> Tensor:
+    rows, cols = torch.triu_indices(columns, columns)
+    square = torch.empty(columns, columns)
+    square[rows, cols] = triangle
+    square[cols, rows] = triangle
+    return square
 
 
 def _metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:

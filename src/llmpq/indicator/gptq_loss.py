@@ -1,0 +1,24 @@
+"""The GPTQ-loss indicator: the squared error of an operator's output that the quantised weights and their kernel really make.
+
+Weights: tr(ΔW H ΔWᵀ), what GPTQ minimises, over all calibration tokens. Activations: what the kernel that will serve the option adds
+to it, measured by running that kernel on sampled input rows, because no look at the weights can see it.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from llmpq.quant.dequantise import dequantise
+from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.options import WeightOption
+
+
+@torch.inference_mode()
+def damage(option: WeightOption, stored: Mapping[str, Tensor], rows: Tensor, weight_loss: float) -> float:
+    """Mean over tokens of the squared output error, summed over outputs.
+
+    ``stored``: the operator's tensors at ``option``; ``rows`` [n, in] fp32 inputs; ``weight_loss`` = tr(ΔW H ΔWᵀ) of the manifest.
+    """
+    error = make_linear(option, stored)(rows) - rows @ dequantise(option, stored).t()
+    return weight_loss + float(error.double().square().sum(1).mean())

@@ -1,0 +1,121 @@
+"""The indicator artifact: omega of every (layer, option), whatever the method, in one unit.
+
+Raw damages are divided by their sum over all layers at the reference option, so uniform ``4`` sums to 1: a planner's theta is then the
+milliseconds one would pay to avoid the damage of uniform 4 bit, and a budget of 1 means "no worse than uniform 4 bit".
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmpq import artifacts
+from llmpq.errors import ArtifactError, ConfigError
+from llmpq.indicator import gptq_loss, variance
+from llmpq.model.checkpoint import Checkpoint
+from llmpq.quant.calibration import Calibration
+from llmpq.quant.files import read_layer
+from llmpq.quant.options import WeightOption, weight_option
+from llmpq.quant.progress import Progress
+from llmpq.quant.quantise import read_manifests
+
+REFERENCE_OPTION = "4"
+METHODS = ("variance", "gptq-loss")
+
+RawTable = dict[tuple[int, str], dict[str, float]]
+"""(layer, option) → operator → damage in the method's own unit."""
+
+
+def write_indicator(
+    out_file: str | Path,
+    *,
+    checkpoint_dir: str | Path,
+    calibration_file: str | Path,
+    quantised_dirs: Sequence[str | Path],
+    model: str,
+    quantizer: str,
+    indicator: Mapping[str, Any],
+    options: Sequence[str],
+) -> dict[str, Any]:
+    """Score ``options`` of every layer and write the ``indicator`` artifact; returns the document.
+
+    ``quantised_dirs``: the groups (each with manifest.json) that together hold every layer; ``indicator``: ``name``, ``method`` and the
+    method's settings. Options of 16 bits and more have omega 0 by definition. Raises ConfigError for an unknown method or options
+    without the reference, ArtifactError where a layer was not quantised.
+    """
+    started = time.perf_counter()
+    chosen = [weight_option(name) for name in dict.fromkeys(options)]
+    raw = raw_damages(checkpoint_dir, calibration_file, quantised_dirs, chosen, indicator)
+    rows, unit = normalise(raw)
+    body = {
+        "model": model,
+        "quantizer": quantizer,
+        "indicator": str(indicator["name"]),
+        "reference_option": REFERENCE_OPTION,
+        "unit": unit,
+        "rows": rows,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    manifests = [Path(directory) / "manifest.json" for directory in quantised_dirs]
+    inputs = [calibration_file, *manifests]
+    return artifacts.write(out_file, "indicator", body, source="measured", inputs=inputs, config={**indicator, "options": list(options)})
+
+
+def raw_damages(
+    checkpoint_dir: str | Path,
+    calibration_file: str | Path,
+    quantised_dirs: Sequence[str | Path],
+    options: Sequence[WeightOption],
+    settings: Mapping[str, Any],
+) -> RawTable:
+    """Damage of every layer, option and operator in the method's own unit; one layer in memory at a time."""
+    method = settings.get("method")
+    if method not in METHODS:
+        raise ConfigError(f"indicator.method '{method}' is unknown; known are {', '.join(METHODS)}")
+    variance.check_settings(settings)
+    if REFERENCE_OPTION not in [option.name for option in options]:
+        raise ConfigError(
+            f"quantizer.options must hold '{REFERENCE_OPTION}': the indicator's unit is the damage of uniform {REFERENCE_OPTION}"
+        )
+    checkpoint, calibration = Checkpoint(checkpoint_dir), Calibration(calibration_file)
+    spec = checkpoint.spec
+    calibration.check(spec.operators(), spec.layers)
+    found, progress = read_manifests(quantised_dirs), Progress(f"indicator {method}", spec.layers)
+    raw: RawTable = {}
+    for index in range(spec.layers):
+        weights = checkpoint.layer(index) if method == "variance" else {}
+        statistics = {name: calibration.operator(index, name, hessian=False) for name in spec.operators()}
+        for option in options:
+            if not option.quantised:
+                raw[index, option.name] = dict.fromkeys(spec.operators(), 0.0)
+                continue
+            row = _row(found, index, option.name)
+            stored = read_layer(row["path"]).operators
+            raw[index, option.name] = {
+                name: variance.damage(option, weights[f"{name}.weight"], stored[name], statistics[name], settings)
+                if method == "variance"
+                else gptq_loss.damage(option, stored[name], statistics[name].rows, row["operators"][name]["loss"])
+                for name in spec.operators()
+            }
+        progress.step("layers")
+    return raw
+
+
+def normalise(raw: RawTable) -> tuple[list[dict[str, Any]], float]:
+    """(rows of the artifact sorted by layer, the unit: raw damage of the whole model at the reference option)."""
+    unit = math.fsum(sum(parts.values()) for (_, option), parts in raw.items() if option == REFERENCE_OPTION)
+    if not unit > 0 or not math.isfinite(unit):
+        raise ArtifactError(f"indicator: uniform '{REFERENCE_OPTION}' does a damage of {unit}, which cannot serve as unit; calibrate again")
+    rows = []
+    for (layer, option), parts in sorted(raw.items(), key=lambda item: item[0][0]):
+        scaled = {name: value / unit for name, value in parts.items()}
+        rows.append({"layer": layer, "option": option, "omega": math.fsum(scaled.values()), "operators": scaled})
+    return rows, unit
+
+
+def _row(found: Mapping[tuple[int, str], dict[str, Any]], layer: int, option: str) -> dict[str, Any]:
+    try:
+        return found[layer, option]
+    except KeyError:
+        raise ArtifactError(f"layer {layer} at option '{option}' is in none of the groups' manifests; quantise it first") from None
