@@ -1,0 +1,38 @@
+"""Score the options of every layer."""
+
+import argparse
+from pathlib import Path
+
+HELP = "score how much damage every option does to every layer; uniform 4 bit sums to 1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="model directory, for example resources/models/NAME/checkpoint")
+    parser.add_argument("calibration", type=Path, help="file written by llmpq calibrate")
+    parser.add_argument("quantised", type=Path, nargs="+", help="directories of the quantised groups, together all layers")
+    parser.add_argument("--out", type=Path, required=True, help="the .json file to write")
+    parser.add_argument("--method", choices=("gptq-loss", "variance"), default="gptq-loss", help="indicator (default: gptq-loss)")
+    parser.add_argument("--rounding", choices=("deterministic", "stochastic"), default="deterministic", help="variance: rounding assumed")
+    parser.add_argument("--moment", choices=("variance", "second"), default="variance", help="variance: moment of the inputs")
+    parser.add_argument(
+        "--options", default="16,8,w8a8-outlier,w8a8,4,3", help="weight options, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument("--model", default="model", help="name to record (default: %(default)s)")
+    parser.add_argument("--quantizer", default="gptq", help="name of the quantizer entry to record (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from llmpq.indicator.table import write_indicator
+
+    write_indicator(
+        args.out,
+        checkpoint_dir=args.checkpoint,
+        calibration_file=args.calibration,
+        quantised_dirs=args.quantised,
+        model=args.model,
+        quantizer=args.quantizer,
+        indicator={"name": args.method, "method": args.method, "rounding": args.rounding, "moment": args.moment},
+        options=[name.strip() for name in args.options.split(",") if name.strip()],
+    )
+    print(args.out)
+    return 0
