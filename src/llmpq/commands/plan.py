@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", default="llmpq", help="llmpq (default), adabits, pipeedge or uniform")
     parser.add_argument("--solver", default="glpk", help="glpk (default) or highs")
     parser.add_argument("--time-limit", type=float, default=120.0, metavar="SECONDS", help="best plan so far after that (default 120)")
-    parser.add_argument("--gap", type=float, default=1e-3, help="relative gap to prove (default 1e-3)")
+    parser.add_argument("--gap", type=float, default=1e-4, help="relative gap to prove (default 1e-4)")
     parser.add_argument("--seed", type=int, default=0)
     add_objective_arguments(parser)
 
@@ -49,7 +49,7 @@ def write_plan(
     *,
     solver: str = "glpk",
     time_limit: float = 120.0,
-    gap: float = 1e-3,
+    gap: float = 1e-4,
     seed: int = 0,
     objective: Mapping[str, float] | None = None,
     experiment: str | None = None,

@@ -14,6 +14,7 @@ from the mathematics without it.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyomo.environ as pyo
 
 from llmpq.plan.candidate import Candidate
@@ -86,6 +87,13 @@ def time_ms(m: Model) -> Any:
     return total + (tokens - 2) * m.round + pass_ms(m, "decode") + m.decode_rest if tokens >= 2 else total
 
 
+def row(comparison: Any) -> Any:
+    """A comparison whose terms have all vanished is a truth value; Pyomo wants it in words."""
+    if isinstance(comparison, (bool, np.bool_)):
+        return pyo.Constraint.Feasible if comparison else pyo.Constraint.Infeasible
+    return comparison
+
+
 # --- constraints: one function each; CONSTRAINTS lists them all (each has a golden file in tests/lp) ---
 
 
@@ -114,9 +122,7 @@ def one_option(m: Model) -> None:
     def rule(m: Model, i: int, j: int) -> Any:
         terms = [m.z[i, j, b] for k, b in m.offers if k == j and (i, j, b) in m.places]
         here = placed(m, i, j) - placed(m, i, j - 1)
-        if not terms and isinstance(here, int):
-            return pyo.Constraint.Feasible if here == 0 else pyo.Constraint.Infeasible
-        return sum(terms) == here
+        return row(sum(terms) == here)
 
     m.one_option = pyo.Constraint(m.layers, m.stages, rule=rule)
 
@@ -134,7 +140,8 @@ def memory(m: Model) -> None:
 
     def rule(m: Model, j: int) -> Any:
         capacity = int(candidate.capacity[j])
-        return sum(int(candidate.layer_bytes[k, b]) / capacity * m.n[k, b] for k, b in m.offers if k == j) <= 1.0 - m.shrink
+        used = sum(int(candidate.layer_bytes[k, b]) / capacity * m.n[k, b] for k, b in m.offers if k == j)
+        return row(used <= 1.0 - m.shrink)
 
     m.memory = pyo.Constraint(m.stages, rule=rule)
 
@@ -183,7 +190,7 @@ def quality_budget(m: Model) -> None:
     """Σ omega within the budget, where the problem has one."""
     budget = m.problem.value.quality_budget
     if budget is not None:
-        m.quality_budget = pyo.Constraint(expr=omega_sum(m) <= budget - m.shrink * max(1.0, budget))
+        m.quality_budget = pyo.Constraint(expr=row(omega_sum(m) <= budget - m.shrink * max(1.0, budget)))
 
 
 CONSTRAINTS: tuple[Callable[[Model], None], ...] = (

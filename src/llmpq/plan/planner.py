@@ -8,6 +8,7 @@ from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
 from llmpq.plan.baselines import BASELINES
 from llmpq.plan.candidate import Assignment, build, objective_ms, within_budget
 from llmpq.plan.infeasible import explain_baseline, explain_problem
+from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
 from llmpq.plan.search import SearchResult, all_candidates, search
@@ -24,7 +25,7 @@ def plan(
     *,
     solver: str = "glpk",
     time_limit: float = 120.0,
-    gap: float = 1e-3,
+    gap: float = 1e-4,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Plan ``problem`` (a problem.json document or body) and return the body of plan.json.
@@ -80,7 +81,8 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
         if found.timed_out:
             raise LlmpqError(f"no plan found within {time_limit} s, and none ruled out: give the planner more time")
         raise InfeasibleError(explain_problem(problem, candidates))
-    body = plan_body(problem, found.best, "llmpq")
+    best = found.best if problem.quality_budget is None else polish(problem, found.best)
+    body = plan_body(problem, best, "llmpq")
     body["certificate"] = _certificate(found, body["objective_ms"], solver, version, gap, seed, time.monotonic() - started)
     body["baselines"] = {name: None if item is None else _summary(problem, item) for name, item in baselines.items()}
     return body

@@ -18,6 +18,8 @@ from llmpq.plan.solve import solve
 ROUNDING = 1e-9
 # How much to tighten memory and budget where a solver's answer breaks them within its own tolerance (1e-7 for both solvers).
 SHRINKS = (0.0, 3e-7, 3e-6)
+# The cutoff row lies this far (relative) above the cutoff, clear of the solvers' feasibility tolerances.
+CUTOFF_SLACK = 3e-6
 # How many sets of multipliers are remembered per device order and per number of stages.
 POOL = 6
 _CHEAP, _REFRESHED, _RELAXED = range(3)
@@ -87,7 +89,8 @@ class _Search:
         bound = math.inf
         for shrink in SHRINKS:
             cutoff = self.cutoff if math.isfinite(self.objective) else None
-            model = build_model(self.problem, candidate, cutoff_ms=cutoff, shrink=shrink)
+            limit = None if cutoff is None else cutoff + CUTOFF_SLACK * abs(cutoff)
+            model = build_model(self.problem, candidate, cutoff_ms=limit, shrink=shrink)
             remaining = self.deadline - time.monotonic()
             solution = solve(model, self.solver, time_limit_s=remaining, gap=self.gap, seed=self.seed)
             if shrink == 0.0:

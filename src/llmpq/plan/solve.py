@@ -170,7 +170,7 @@ def _solve_highs(model: Model, time_limit_s: float, gap: float, seed: int) -> tu
     highs = Highs()
     highs.config.load_solution = False
     highs.config.time_limit = time_limit_s
-    highs.highs_options = {"mip_rel_gap": gap, "mip_abs_gap": 0.0, "random_seed": seed, "threads": 1, "mip_feasibility_tolerance": 1e-7}
+    highs.highs_options = {"mip_rel_gap": gap, "mip_abs_gap": 0.0, "random_seed": seed, "threads": 1}
     results = highs.solve(model)
     condition = results.termination_condition
     bound = results.best_objective_bound

@@ -1,0 +1,217 @@
+"""Small random planning problems, and a planner that tries every decision there is: the judge of the real one."""
+
+import functools
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PHASES = ("prefill", "decode")
+
+
+def random_problem(seed: int) -> dict[str, Any]:
+    """A problem with up to 5 layers, 3 devices, 3 options and 6 slots; some have no plan, some are best solved with fewer devices."""
+    draw = random.Random(seed)
+    layers, names = draw.randint(1, 5), draw.sample(["ash", "birch", "cedar"], draw.randint(1, 3))
+    options = draw.sample(["16", "8", "4"], draw.randint(1, 3))
+    slots = draw.randint(1, 6)
+    devices = [_device(draw, name, options, slots) for name in names]
+    if len(devices) > 1 and draw.random() < 0.3:
+        devices[1] = {**devices[0], "name": devices[1]["name"]}
+    kv = draw.randint(0, 20)
+    for device in devices:
+        device["memory_bytes"] = _memory(draw, device, kv, layers, len(devices))
+    slow = draw.choice([0.0, 0.5, 20.0])
+    links = [
+        {"from": a, "to": b, "alpha_ms": round(draw.uniform(0, 1) * slow, 3), "bytes_per_ms": draw.choice([1.0, 10.0, 1000.0])}
+        for a, b in itertools.permutations(names, 2)
+    ]
+    scale = {"16": 0.0, "8": 0.1, "4": 1.0}
+    omega = {option: [round(scale[option] * draw.uniform(0.1, 2) / layers, 6) for _ in range(layers)] for option in options}
+    objective = (
+        {"theta_ms": draw.choice([0.0, 5.0, 50.0])} if draw.random() < 0.5 else {"quality_budget": draw.choice([0.0, 0.1, 0.5, 1.0])}
+    )
+    return {
+        "name": f"random-{seed}",
+        "source": "computed",
+        "model": {"name": "tiny", "layers": layers},
+        "workload": {"requests": slots * draw.randint(1, 2), "slots": slots, "prompt_tokens": 4, "new_tokens": draw.randint(1, 5)},
+        "schedule": "barrier",
+        "overlapped_sends": draw.random() < 0.7,
+        "options": options,
+        "micro_batches": _micro_batches(draw, slots),
+        "kv_bytes_per_layer": kv,
+        "activation_bytes_per_token": draw.choice([0, 1, 10]),
+        "token_bytes": 1,
+        "devices": devices,
+        "links": links,
+        "omega": omega,
+        "objective": objective,
+    }
+
+
+def _micro_batches(draw: random.Random, slots: int) -> dict[str, Any]:
+    if draw.random() < 0.5:
+        return {}
+    ragged = [size for size in range(1, slots) if slots % size]
+    if ragged and draw.random() < 0.5:
+        return {"prefill": sorted({1, draw.choice(ragged)}), "decode": [draw.choice(ragged)]}
+    return {"prefill": sorted({1, draw.randint(1, slots)}), "decode": sorted({draw.randint(1, slots), slots})}
+
+
+def _device(draw: random.Random, name: str, options: list[str], slots: int) -> dict[str, Any]:
+    speed = draw.choice([1.0, 1.0, 2.0, 8.0])
+
+    def part(size: int, scale: float = 1.0) -> dict[str, Any]:
+        tables = {}
+        for phase in PHASES:
+            base, each = draw.uniform(0.1, 3) * speed * scale, draw.uniform(0, 2) * speed * scale
+            tables[f"{phase}_ms"] = {str(v): round(base + each * v, 4) for v in range(1, slots + 1)}
+        return {"resident_bytes": size, "stored_bytes": size, **tables}
+
+    offered = [option for option in options if draw.random() < 0.85] or options[:1]
+    return {
+        "name": name,
+        "type": "tree",
+        "memory_bytes": 0,
+        "options": {option: part(10 * int(option) + draw.randint(-5, 5)) for option in offered},
+        "embedding": part(draw.randint(0, 60), 0.2),
+        "head": part(draw.randint(0, 60), 0.5),
+        "workspace_bytes": {phase: {str(v): draw.randint(0, 8) * v for v in range(1, slots + 1)} for phase in PHASES},
+        "overhead_ms": {"prefill": 0.1, "decode": 0.05} if draw.random() < 0.5 else {},
+    }
+
+
+def _memory(draw: random.Random, device: dict[str, Any], kv: int, layers: int, devices: int) -> int:
+    sizes = [part["resident_bytes"] + kv for part in device["options"].values()]
+    needed = draw.uniform(min(sizes), max(sizes)) * layers / devices * draw.uniform(0.7, 2.0)
+    return int(needed + 100)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Everything there is to choose, with what it costs."""
+
+    devices: tuple[str, ...]
+    xi: int
+    eta: int
+    sizes: tuple[int, ...]
+    options: tuple[str, ...]
+    total_ms: float
+    omega: float
+    objective_ms: float
+
+
+def balanced(total: int, at_most: int) -> list[int]:
+    parts = math.ceil(total / at_most)
+    return [total // parts + (1 if k < total % parts else 0) for k in range(parts)]
+
+
+def micro_batch_choices(problem: dict[str, Any]) -> list[tuple[int, int]]:
+    """Every distinct pair of largest sizes that the allowed sizes lead to."""
+    slots = problem["workload"]["slots"]
+    every = list(range(1, slots + 1))
+    listed = problem.get("micro_batches", {})
+    found = set()
+    for eta, xi in itertools.product(listed.get("decode") or every, listed.get("prefill") or every):
+        if xi <= eta:
+            decode = balanced(slots, eta)
+            found.add((max(max(balanced(batch, xi)) for batch in decode), max(decode)))
+    return sorted(found)
+
+
+def every_decision(problem: dict[str, Any]) -> Iterator[Decision]:
+    """All plans that fit in memory; the quality budget is left to the caller."""
+    layers, devices = problem["model"]["layers"], {device["name"]: device for device in problem["devices"]}
+    for count in range(1, min(len(devices), layers) + 1):
+        for names in itertools.permutations(devices, count):
+            for cut in itertools.combinations(range(1, layers), count - 1):
+                sizes = tuple(b - a for a, b in itertools.pairwise((0, *cut, layers)))
+                for xi, eta in micro_batch_choices(problem):
+                    yield from _with_options(problem, [devices[name] for name in names], sizes, xi, eta)
+
+
+def _with_options(problem: dict[str, Any], devices: list[dict[str, Any]], sizes: tuple[int, ...], xi: int, eta: int) -> Iterator[Decision]:
+    """Every assignment of options for one order, cut and pair of micro-batches, priced together as arrays."""
+    slots = problem["workload"]["slots"]
+    decode = balanced(slots, eta)
+    batches = {"decode": decode, "prefill": [size for batch in decode for size in balanced(batch, xi)]}
+    owner = [device for device, size in zip(devices, sizes, strict=True) for _ in range(size)]
+    choices = list(itertools.product(*(list(device["options"]) for device in owner)))
+    stage_of = np.repeat(np.arange(len(devices)), sizes)
+    fits = np.ones(len(choices), dtype=bool)
+    stage_ms = {phase: np.zeros((len(devices), len(batches[phase]), len(choices))) for phase in PHASES}
+    for j, device in enumerate(devices):
+        mine = [i for i, owned in enumerate(stage_of) if owned == j]
+        ends = [device["embedding"]] * (j == 0) + [device["head"]] * (j == len(devices) - 1)
+        work = max(device["workspace_bytes"][phase][str(size)] for phase in PHASES for size in batches[phase])
+        used = np.array(
+            [sum(device["options"][choice[i]]["resident_bytes"] + problem["kv_bytes_per_layer"] for i in mine) for choice in choices]
+        )
+        fits &= used + work + sum(end["resident_bytes"] for end in ends) <= device["memory_bytes"]
+        for phase in PHASES:
+            fixed = device["overhead_ms"].get(phase, 0.0)
+            for k, size in enumerate(batches[phase]):
+                column = {option: part[f"{phase}_ms"][str(size)] for option, part in device["options"].items()}
+                ms = fixed + sum(end[f"{phase}_ms"][str(size)] for end in ends)
+                stage_ms[phase][j, k] = [ms + sum(column[choice[i]] for i in mine) for choice in choices]
+    if not fits.any():
+        return
+    total = _total_ms(problem, devices, batches, stage_ms)
+    theta = problem["objective"].get("theta_ms", 0.0)
+    for index in np.flatnonzero(fits):
+        omega = sum(problem["omega"][option][i] for i, option in enumerate(choices[index]))
+        names = tuple(device["name"] for device in devices)
+        yield Decision(names, xi, eta, sizes, choices[index], float(total[index]), omega, float(total[index]) + theta * omega)
+
+
+def _total_ms(
+    problem: dict[str, Any], devices: list[dict[str, Any]], batches: dict[str, list[int]], stage_ms: dict[str, np.ndarray]
+) -> np.ndarray:
+    """The makespan formula of the contract for each column."""
+    names, tokens = [device["name"] for device in devices], problem["workload"]["new_tokens"]
+    link = {(entry["from"], entry["to"]): entry for entry in problem["links"]}
+
+    def message(a: str, b: str, payload: float) -> float:
+        return link[a, b]["alpha_ms"] + payload / link[a, b]["bytes_per_ms"]
+
+    once, per_round = {}, {}
+    for phase in PHASES:
+        length = problem["workload"]["prompt_tokens"] if phase == "prefill" else 1
+        largest = int(np.argmax(batches[phase]))
+        stages = [table.copy() for table in stage_ms[phase]]
+        sends = []
+        for j, (a, b) in enumerate(itertools.pairwise(names)):
+            times = np.array([message(a, b, size * length * problem["activation_bytes_per_token"]) for size in batches[phase]])[:, None]
+            if problem["overlapped_sends"]:
+                sends.append(np.broadcast_to(times, stages[j].shape))
+            else:
+                stages[j] += times
+        every = np.array(stages + sends)
+        once[phase] = every[:, largest].sum(axis=0) + (every.sum(axis=1) - every[:, largest]).max(axis=0)
+        per_round[phase] = every.sum(axis=1).max(axis=0), every[:, largest].sum(axis=0)
+    if tokens == 1:
+        return once["prefill"]
+    back = message(names[-1], names[0], max(batches["decode"]) * problem["token_bytes"]) if len(names) > 1 else 0.0
+    busiest, trip = per_round["decode"]
+    return once["prefill"] + (tokens - 2) * np.maximum(busiest, trip + back) + once["decode"]
+
+
+def within(problem: dict[str, Any], omega: float) -> bool:
+    budget = problem["objective"].get("quality_budget")
+    return budget is None or omega <= budget + 1e-9 * max(1.0, budget)
+
+
+@functools.cache
+def best_of_seed(seed: int) -> Decision | None:
+    return best_decision(random_problem(seed))
+
+
+def best_decision(problem: dict[str, Any]) -> Decision | None:
+    """The least objective over all decisions that keep every constraint; None where there is none."""
+    feasible = (decision for decision in every_decision(problem) if within(problem, decision.omega))
+    return min(feasible, key=lambda decision: decision.objective_ms, default=None)
