@@ -1,7 +1,7 @@
 """A plan in words: what it decides, and what keeps it from being better."""
 
 from llmpq.report.experiment import Document, Experiment, Run
-from llmpq.report.format import joined, layer_range, mib, option_counts
+from llmpq.report.format import by_bits, joined, layer_range, mib
 
 
 def decision(run: Run, experiment: Experiment) -> str:
@@ -15,10 +15,13 @@ def decision(run: Run, experiment: Experiment) -> str:
         )
     used = {stage["device"] for stage in stages}
     idle = [device["name"] for device in experiment.devices if device["name"] not in used]
-    options = option_counts([option for stage in stages for option in stage["options"]])
+    chosen = [option for stage in stages for option in stage["options"]]
+    counts = joined([f"{chosen.count(option)} at {option}" for option in by_bits(chosen)])
     sizes = run.plan["micro_batch"]
     return (
-        f"{run.strategy} gives {joined(parts)}" + (f", and leaves out {joined(idle)}" if idle else "") + f". Layers by option: {options}. "
+        f"{run.strategy} gives {joined(parts)}"
+        + (f", and leaves out {joined(idle)}" if idle else "")
+        + f". Of its {len(chosen)} layers, {counts}. "
         f"Prompts are read {sizes['prefill']} at a time, new tokens are made for {sizes['decode']} requests at a time."
     )
 

@@ -40,7 +40,7 @@ def gap_percent(gap: float | None) -> str:
         return "–"
     if gap <= 1e-9:
         return "0 %"
-    return f"{number(100 * gap, 2)} %"
+    return "< 0.001 %" if gap < 1e-5 else f"{number(100 * gap, 2)} %"
 
 
 def mib(value: float | None) -> str:

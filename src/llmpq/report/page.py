@@ -15,6 +15,7 @@ from llmpq.report.figures import Figure, all_figures
 from llmpq.report.format import joined, mib, number, percent
 from llmpq.report.summary import to_csv
 
+NAMED_DEVICES = 4  # beyond, the page's first line counts devices by type
 SOURCE_WORDS = {
     "measured": "measured on the device named",
     "emulated": "measured in real processes on this machine that stand in for unequal devices: each has its own core, a byte budget that "
@@ -82,10 +83,11 @@ def _view(figure: Figure, page: Path, figure_directory: Path) -> dict[str, Any]:
 
 def _lead(experiment: Experiment, summary: Document) -> str:
     workload = summary["workload"]
-    devices = joined([device["name"] for device in experiment.devices])
-    plural = "device" if len(experiment.devices) == 1 else "devices"
+    kinds = [device.get("type", device["name"]) for device in experiment.devices]
+    names = [device["name"] for device in experiment.devices]
+    listed = names if len(names) <= NAMED_DEVICES else [f"{kinds.count(kind)} × {kind}" for kind in dict.fromkeys(kinds)]
     return (
-        f"{summary['model']} ({summary['layers']} layers) on the {plural} {devices}: {workload['requests']} requests of "
+        f"{summary['model']} ({summary['layers']} layers) on {joined(listed)}: {workload['requests']} requests of "
         f"{workload['prompt_tokens']} prompt tokens, {workload['new_tokens']} new tokens each."
     )
 

@@ -66,7 +66,8 @@ def _comparison_row(entry: Document, served: bool) -> list[Cell]:
         cells.append(Cell(percent(error, signed=True), key=abs(error)))
     for text in entry["quality"]:
         cells.append(Cell(number(text["perplexity"]), f"± {number(text['standard_error'], 2)}", text["perplexity"]))
-    cells.append(Cell(number(entry["omega_sum"]), key=entry["omega_sum"]))
+    over = "over budget" if entry["quality_budget_met"] is False else ""
+    cells.append(Cell(number(entry["omega_sum"]), over, entry["omega_sum"]))
     for device in entry["bytes"]:
         used = device["predicted"] is not None
         shown = device["measured"] if served else device["predicted"]

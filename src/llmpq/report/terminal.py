@@ -8,18 +8,23 @@ from llmpq.report.experiment import Document
 from llmpq.report.format import gap_percent, mib, number, percent
 
 WIDTHS = (100, 120)
-COLUMNS_FOR_DEVICES = 3
 
 
-def show(summary: Document, page: str | Path, out: TextIO | None = None) -> None:
-    """Print ``summary`` (the body of summary.json) as a table, then the verdict and where ``page`` and the MLflow UI are."""
+def show(summary: Document, page: str | Path, out: TextIO | None = None, width: int | None = None) -> None:
+    """Print ``summary`` (the body of summary.json) as a table, then the verdict and where ``page`` and the MLflow UI are.
+
+    The table takes the terminal's width within WIDTHS (``width`` overrides it); where a column per device does not fit, the fullest
+    device is shown instead.
+    """
     from rich.console import Console
 
     stream = out or sys.stdout
     console = Console(file=stream, highlight=False)
-    if not console.is_terminal or not WIDTHS[0] <= console.width <= WIDTHS[1]:
-        console.width = min(max(console.width, WIDTHS[0]), WIDTHS[1])
-    console.print(_table(summary))
+    console.width = width or (min(max(console.width, WIDTHS[0]), WIDTHS[1]) if console.is_terminal else WIDTHS[1])
+    table = _table(summary, each_device=True)
+    if console.measure(table, options=console.options.update(max_width=10 * WIDTHS[1])).maximum > console.width:
+        table = _table(summary, each_device=False)
+    console.print(table)
     console.print(f"[bold]{_escape(summary['verdict']['headline'])}[/bold]")
     for point in summary["verdict"]["points"]:
         console.print(_escape(point))
@@ -34,7 +39,7 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def _table(summary: Document) -> Any:
+def _table(summary: Document, each_device: bool) -> Any:
     from rich import box
     from rich.table import Table
 
@@ -48,23 +53,18 @@ def _table(summary: Document) -> Any:
         table.add_column(heading, justify="right", no_wrap=True)
     for text in first["quality"]:
         table.add_column(f"perplexity\n{_escape(text['text'])}", justify="right", no_wrap=True)
-    for heading in [f"{_escape(device['device'])}\nMiB" for device in first["bytes"]] if _each(first) else ["fullest device\nMiB"]:
+    for heading in [f"{_escape(device['device'])}\nMiB" for device in first["bytes"]] if each_device else ["fullest\nMiB"]:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("plan\ns", justify="right", no_wrap=True)
     table.add_column("gap", justify="right", no_wrap=True)
     for entry in summary["strategies"]:
         mark = "bold" if entry["strategy"] == summary["verdict"]["focus"] else None
-        table.add_row(*_cells(entry, served), style=mark)
+        table.add_row(*_cells(entry, served, each_device), style=mark)
     return table
 
 
-def _each(entry: Document) -> bool:
-    """Whether there is room for a column per device."""
-    return len(entry["bytes"]) <= COLUMNS_FOR_DEVICES
-
-
-def _cells(entry: Document, served: bool) -> list[str]:
-    cells = [_escape(entry["strategy"]) + ("\n predicted" if served else "")]
+def _cells(entry: Document, served: bool, each_device: bool) -> list[str]:
+    cells = [_escape(entry["strategy"]) + ("\npredicted" if served else "")]
     cells += [
         _two(number(entry[key]["measured"]), number(entry[key]["predicted"]), served) for key in ("tokens_per_s", "prefill_s", "decode_s")
     ]
@@ -73,8 +73,8 @@ def _cells(entry: Document, served: bool) -> list[str]:
     cells += [f"{number(text['perplexity'])}\n± {number(text['standard_error'], 2)}" for text in entry["quality"]]
     used = [device for device in entry["bytes"] if device["predicted"] is not None]
     fullest = max(used, key=lambda device: device["predicted"] / device["budget"])
-    for device in entry["bytes"] if _each(entry) else [fullest]:
-        name = "" if _each(entry) else f"{_escape(device['device'])} "
+    for device in entry["bytes"] if each_device else [fullest]:
+        name = "" if each_device else f"{_escape(device['device'])} "
         cells.append(_two(name + mib(device["measured"]), mib(device["predicted"]), served) if device in used else "–")
     return [*cells, number(entry["planning"]["seconds"]), gap_percent(entry["planning"]["gap"])]
 

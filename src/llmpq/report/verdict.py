@@ -22,7 +22,7 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     others = [entry for entry in entries.values() if entry is not focus]
     fastest_other = max(others, key=lambda entry: entry["tokens_per_s"][side], default=None)
     points = [_speed(focus, fastest_other, side), *_cautions(summary)]
-    points += [_quality(focus, others, side)] if summary["served"] and others else []
+    points += [_quality(focus, others, side)] if summary["served"] else []
     points += [_goal(summary, entries, side)] if others else []
     points += [_prediction(focus)] if summary["served"] else []
     points += [_certificate(focus)]
@@ -117,8 +117,8 @@ def _goal(summary: dict[str, Any], entries: dict[str, Entry], side: str) -> str:
         return text + (f" Outside the budget: {joined(outside)}." if outside else "")
     scores = joined([f"{entry['strategy']} {number(entry['goal_ms'][side] / 1000)} s" for entry in ranked])
     return (
-        f"The goal was batch time plus {number(objective['theta_ms'] / 1000)} s for damage equal to {reference} bit everywhere "
-        f"(less for less): by that goal {first} comes first ({scores})."
+        f"The goal was batch time plus {number(objective['theta_ms'] / 1000)} s for every time the damage of {reference} bit everywhere: "
+        f"by that goal {first} comes first ({scores})."
     )
 
 

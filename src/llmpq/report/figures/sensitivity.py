@@ -11,7 +11,7 @@ from llmpq.report.format import by_bits, number
 _SCALE = [[0.0, "#f3ecd9"], [0.25, "#f4c27a"], [0.5, "#e5793d"], [0.75, "#b13153"], [1.0, "#4b1152"]]
 
 
-def sensitivity(indicator: Document, summary: Document, options: list[str]) -> Figure:
+def sensitivity_map(indicator: Document, summary: Document, options: list[str]) -> Figure:
     """One row per (layer, option): omega, and whether the plan in focus chose that option for that layer."""
     focus = next(entry for entry in summary["strategies"] if entry["strategy"] == summary["verdict"]["focus"])
     rows = [

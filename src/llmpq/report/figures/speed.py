@@ -38,9 +38,8 @@ def _draw_throughput(rows: list[Row]) -> go.Figure:
     figure = go.Figure()
     served = any(row["measured_tokens_per_s"] is not None for row in rows)
     colours = [FOCUS if row["focus"] else OTHER for row in rows]
-    for side, offset, opacity in (("measured", -HALF / 2, 1.0), ("predicted", HALF / 2, 0.4)):
-        if side == "measured" and not served:
-            continue
+    both = (("measured", -HALF / 2, 1.0), ("predicted", HALF / 2, 0.4))
+    for side, offset, opacity in both if served else (("predicted", 0.0, 1.0),):
         values = [row[f"{side}_tokens_per_s"] for row in rows]
         figure.add_bar(
             orientation="h", x=values, y=[index + offset for index in range(len(rows))], width=HALF, name=side, showlegend=False,

@@ -1,5 +1,6 @@
 """What every stage did when: the timeline of one served run."""
 
+from collections import Counter
 from typing import Any
 
 import plotly.graph_objects as go
@@ -10,7 +11,7 @@ from llmpq.report.format import number
 from llmpq.report.palette import PHASE_COLOURS
 
 
-def timeline(run: Run, source: str) -> Figure:
+def run_timeline(run: Run, source: str) -> Figure:
     """One row per event of the run's trace: stage, what, micro-batch, start and duration in ms from the first event on."""
     return Figure(
         name="timeline",
@@ -27,7 +28,10 @@ def timeline(run: Run, source: str) -> Figure:
 
 
 def trace_rows(run: Run) -> list[Row]:
-    """The trace's complete events ("ph": "X": one model call of one stage), sorted by start. ``step`` counts decode rounds."""
+    """The trace's complete events ("ph": "X": one model call of one stage), sorted by start.
+
+    ``step`` counts a micro-batch's tokens, ``call`` the calls of a stage.
+    """
     devices = {index: stage["device"] for index, stage in enumerate(run.plan["stages"])}
     rows = [
         {
@@ -42,7 +46,12 @@ def trace_rows(run: Run) -> list[Row]:
         for event in run.timeline
         if event.get("ph") == "X"
     ]
-    return sorted(rows, key=lambda row: (row["start_ms"], row["stage"]))
+    rows.sort(key=lambda row: (row["start_ms"], row["stage"]))
+    calls: Counter[int] = Counter()
+    for row in rows:
+        row["call"] = calls[row["stage"]]
+        calls[row["stage"]] += 1
+    return rows
 
 
 def _draw(rows: list[Row]) -> go.Figure:
@@ -51,7 +60,7 @@ def _draw(rows: list[Row]) -> go.Figure:
     figure = go.Figure()
     for what in ("prefill", "decode"):
         mine = [row for row in rows if row["what"] == what]
-        odd = [0.62 if row["step" if what == "prefill" else "micro_batch"] % 2 else 1.0 for row in mine]
+        odd = [0.62 if row["call"] % 2 else 1.0 for row in mine]  # neighbouring calls tell themselves apart
         figure.add_bar(
             orientation="h", base=[row["start_ms"] / 1000 for row in mine], x=[row["duration_ms"] / 1000 for row in mine], name=what,
             y=[stages.index(row["stage"]) for row in mine], width=0.62, hoverinfo="text",

@@ -1,0 +1,97 @@
+"""What the figures show, on data small enough to work out by hand."""
+
+from typing import Any
+
+import pytest
+
+from llmpq.report.figures import costs, memory, plans, prediction, sensitivity, timeline
+
+
+def _bars(figure: Any, name: str) -> Any:
+    return next(trace for trace in figure.data if trace.type == "bar" and trace.name == name)
+
+
+def _plan_rows(*layers: tuple[int, str, str]) -> list[dict[str, Any]]:
+    """(stage, device, option) per layer of one strategy."""
+    return [
+        {"strategy": "llmpq", "layer": layer, "option": option, "stage": stage, "device": device, "tokens_per_s": 10.0}
+        for layer, (stage, device, option) in enumerate(layers)
+    ]
+
+
+def test_a_strip_joins_equal_neighbours_and_is_cut_between_devices() -> None:
+    rows = _plan_rows((0, "a", "16"), (0, "a", "4"), (0, "a", "4"), (1, "b", "4"))
+    figure = plans._draw(rows)
+    four = _bars(figure, "4")
+    assert [round(start) for start in four.base] == [1, 3]
+    assert [round(length) for length in four.x] == [2, 1]
+    assert [round(start) for start in _bars(figure, "b").base] == [3]
+
+
+def test_one_option_has_one_colour_in_every_figure() -> None:
+    strip = _bars(plans._draw(_plan_rows((0, "a", "16"), (0, "a", "w8a8"))), "w8a8").marker.color
+    row = {"device": "a", "option": "w8a8", "phase": "decode", "micro_batch": 4, "ms": 1.5, "resident_bytes": 1000}
+    assert costs._draw([row]).data[0].marker.color == (strip,)
+
+
+def test_memory_bars_end_at_the_predicted_total_and_the_budget_is_marked() -> None:
+    mib = 2**20
+    kinds = {"weights": 5, "kv": 3, "embedding": 2, "head": 0, "workspace": 1}
+    row = {"device": "a", "budget_bytes": 20 * mib, "strategy": "llmpq", "used": 1, "measured_growth_bytes": 10 * mib}
+    row |= {f"predicted_{kind}_bytes": size * mib for kind, size in kinds.items()}
+    row |= {f"measured_{kind}_bytes": None for kind in ("weights", "kv", "embedding", "head")}
+    figure = memory._draw([row])
+    workspace = _bars(figure, "workspace")
+    assert (workspace.base[0], workspace.x[0]) == (10, 1)
+    assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 20
+    assert figure.data[-1].x == (10,)
+
+
+def test_sensitivity_is_logarithmic_and_leaves_zero_blank() -> None:
+    rows = [
+        {"layer": layer, "option": option, "omega": omega, "chosen": chosen}
+        for layer, option, omega, chosen in [(0, "16", 0.0, 1), (1, "16", 0.0, 0), (0, "4", 0.01, 0), (1, "4", 0.1, 1)]
+    ]
+    heat, dots = sensitivity._draw(rows).data
+    assert [list(line) for line in heat.z] == [[None, None], pytest.approx([-2.0, -1.0])]
+    assert (list(dots.x), list(dots.y)) == ([0, 1], [0, 1])
+
+
+def test_a_heat_map_without_any_damage_is_still_drawn() -> None:
+    figure = sensitivity._draw([{"layer": 0, "option": "16", "omega": 0.0, "chosen": 1}])
+    assert [trace.type for trace in figure.data] == ["scatter"]
+
+
+def test_prediction_rows_carry_the_error_of_each_part() -> None:
+    row = prediction._row("llmpq", "stage 0 (a)", "decode", 9.0, {"p10": 9.5, "p50": 10.0, "p90": 12.0})
+    assert row["error_percent"] == pytest.approx(-10.0)
+    figure = prediction._draw_diagonal([row])
+    points = next(trace for trace in figure.data if trace.name == "decode")
+    assert (points.x, points.y) == ((9.0,), (10.0,))
+    assert (points.error_y.array, points.error_y.arrayminus) == ((2.0,), (0.5,))
+
+
+def test_timeline_has_a_lane_per_stage_and_views_of_its_phases() -> None:
+    rows = [
+        {
+            "stage": stage,
+            "device": "ab"[stage],
+            "what": what,
+            "micro_batch": 0,
+            "step": step,
+            "start_ms": start,
+            "duration_ms": 100.0,
+            "call": step,
+        }
+        for what, step, start in [("prefill", 0, 0.0), *(("decode", step, 200.0 * step) for step in range(1, 11))]
+        for stage in (0, 1)
+    ]
+    figure = timeline._draw(rows)
+    assert list(figure.layout.yaxis.tickvals) == [0, 1]
+    assert len(_bars(figure, "prefill").x) == 2
+    assert len(_bars(figure, "decode").x) == 20
+    views = {button.label: button.args[0]["xaxis.range"] for button in figure.layout.updatemenus[0].buttons}
+    assert views["whole run"] == pytest.approx([0.0, 2.1])
+    assert views["prefill"] == pytest.approx([0.0, 0.102])
+    low, high = views["three decode rounds"]
+    assert high - low == pytest.approx(3 * 1.9 / 10)

@@ -1,0 +1,120 @@
+"""The words at the top of the page: they say who won only when it did, and say so when it did not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_factory import make_experiment
+
+from llmpq.report.binding import decision, limits
+from llmpq.report.experiment import load_experiment
+from llmpq.report.verdict import verdict
+
+
+def _entry(strategy: str, rate: float, perplexity: float | None = 20.0, **changes: Any) -> dict[str, Any]:
+    both = {"predicted": 10.0, "measured": 10.0, "error_percent": 0.0}
+    quality = [] if perplexity is None else [{"text": "prose", "perplexity": perplexity, "standard_error": 0.5, "tokens": 100}]
+    entry = {
+        "strategy": strategy, "tokens_per_s": {"predicted": rate, "measured": rate, "error_percent": 0.0}, "total_s": both,
+        "quality": quality, "goal_ms": {"predicted": 1e6 / rate, "measured": 1e6 / rate, "error_percent": 0.0}, "omega_sum": 0.5,
+        "quality_budget_met": True, "resumed_requests": 0, "planning": {"seconds": 2.0, "gap": 0.0, "status": "optimal", "solver": "glpk"},
+    }  # fmt: skip
+    return {**entry, **changes}
+
+
+def _verdict(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    summary = {
+        "served": True,
+        "speed_claimed": True,
+        "objective": {"quality_budget": 1.0},
+        "reference_option": "4",
+        "strategies": list(entries),
+    }
+    return verdict({**summary, **changes})
+
+
+def test_a_win_states_the_factor_over_the_fastest_other() -> None:
+    found = _verdict(_entry("llmpq", 60), _entry("uniform", 30), _entry("adabits", 40))
+    assert found["headline"] == "llmpq served 60.0 tokens/s, 1.50 times the next fastest plan (adabits, 40.0)."
+    assert (found["fastest"], found["fastest_other"], found["speedup"]) == ("llmpq", "adabits", 1.5)
+
+
+def test_a_loss_leads_with_the_winner() -> None:
+    found = _verdict(_entry("llmpq", 30), _entry("uniform", 60))
+    assert found["headline"] == "uniform, not llmpq, was the fastest: 60.0 tokens/s against 30.0 (llmpq reached 0.500 of it)."
+    assert (found["fastest"], found["speedup"], found["best_by_goal"]) == ("uniform", 0.5, "uniform")
+
+
+@pytest.mark.parametrize("rate", [49.1, 50.9])
+def test_less_than_two_percent_is_not_called_a_win(rate: float) -> None:
+    assert _verdict(_entry("llmpq", rate), _entry("uniform", 50))["headline"].startswith("llmpq and uniform came out level")
+
+
+def test_quality_tells_who_was_beaten_by_whom() -> None:
+    text = _verdict(_entry("llmpq", 50, 20), _entry("adabits", 40, 21), _entry("uniform", 60, 19), _entry("pipeedge", 70, 25))["points"][0]
+    assert "20.0 ± 0.50 on prose" in text
+    assert "No slower and no worse on any text than adabits." in text
+    assert "uniform did at least as well in both speed and perplexity: here the search of llmpq gained nothing." in text
+    assert "pipeedge is faster but less faithful (25.0 ± 0.50 on prose)." in text
+
+
+def test_the_quality_budget_decides_the_goal() -> None:
+    found = _verdict(_entry("llmpq", 50), _entry("uniform", 70, quality_budget_met=False))
+    assert found["best_by_goal"] == "llmpq"
+    assert any(
+        "no more damage than 4 bit everywhere: by that goal llmpq comes first" in point and "Outside the budget: uniform." in point
+        for point in found["points"]
+    )
+
+
+def test_theta_mode_ranks_by_time_and_damage() -> None:
+    slow = {"predicted": 9000.0, "measured": 9000.0, "error_percent": 0.0}
+    found = _verdict(_entry("llmpq", 50), _entry("uniform", 40, goal_ms=slow), objective={"theta_ms": 2000.0})
+    assert found["best_by_goal"] == "uniform"
+    assert any(
+        "2.00 s for every time the damage of 4 bit everywhere" in p and "(uniform 9.00 s and llmpq 20.0 s)" in p for p in found["points"]
+    )
+
+
+def test_no_speed_is_claimed_beyond_the_cores() -> None:
+    assert _verdict(_entry("llmpq", 50), speed_claimed=False)["points"][0].startswith("No speed is claimed here")
+
+
+def test_resumed_runs_are_said() -> None:
+    assert "llmpq (7)" in _verdict(_entry("llmpq", 50, resumed_requests=7))["points"][0]
+
+
+@pytest.mark.parametrize(
+    ("planning", "words"),
+    [
+        ({"status": "optimal", "gap": 0.0}, "no better plan exists than the one llmpq chose: that is proved"),
+        ({"status": "optimal", "gap": 0.001}, "no plan can be more than 0.10 % better"),
+        ({"status": "feasible", "gap": 0.05}, "a plan up to 5.0 % better may exist"),
+        ({"status": "heuristic", "gap": None}, "gives no proof"),
+    ],
+)
+def test_the_certificate_is_not_oversold(planning: dict[str, Any], words: str) -> None:
+    found = _verdict(_entry("llmpq", 50, planning={"seconds": 2.0, "solver": "glpk", **planning}))
+    assert words in found["points"][-1]
+
+
+def test_the_first_strategy_is_in_focus_where_llmpq_was_not_run() -> None:
+    assert _verdict(_entry("adabits", 50), _entry("uniform", 40))["focus"] == "adabits"
+
+
+def test_a_plan_in_words(tmp_path: Path) -> None:
+    paths = make_experiment(tmp_path, strategies=("llmpq",))
+    inputs = {"problem": paths.problem, "indicator": None, "costs": [], "strategies": ["llmpq"]}
+    experiment = load_experiment(paths.directory, **inputs)
+    text = decision(experiment.runs[0], experiment)
+    assert text.startswith("llmpq gives fast0 layers 0–17 with the embedding and slow0 layers 18–29 with the head.")
+    assert "Of its 30 layers, 6 at 16, 10 at w8a8-outlier, 8 at w8a8 and 6 at 4." in text
+    assert "Prompts are read 8 at a time, new tokens are made for 16 requests at a time." in text
+
+
+def test_every_kind_of_limit_has_a_sentence() -> None:
+    kinds = ["memory", "prefill", "decode", "prefill_link", "decode_link", "round_trip", "quality"]
+    binding = [{"stage": None if kind in ("round_trip", "quality") else 0, "what": kind, "slack": 0.0} for kind in kinds]
+    texts = limits({"stages": [{"device": "a"}, {"device": "b"}], "binding": binding})
+    assert len(set(texts)) == len(kinds)
+    assert texts[3] == "Prefill, the link from a to b: nothing else takes longer there."
