@@ -7,6 +7,7 @@ run, another one adds a run.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -173,6 +174,7 @@ class _Store:
         # A server that does not answer is an error within a minute, not after MLflow's seven tries of two minutes each.
         for key, value in (("DISABLE_TELEMETRY", "true"), ("HTTP_REQUEST_MAX_RETRIES", "2"), ("HTTP_REQUEST_TIMEOUT", "15")):
             os.environ.setdefault(f"MLFLOW_{key}", value)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 

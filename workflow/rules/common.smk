@@ -7,9 +7,7 @@ from llmpq.errors import LlmpqError
 from llmpq.session import begin_session, end_session
 
 
-def code_digest(*m):
-    return "x"
-
+from llmpq.sources import code_digest
 
 try:
     EXPERIMENTS = load_experiments(

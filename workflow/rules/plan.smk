@@ -32,10 +32,10 @@ rule problem:
         ENVIRONMENT
     params:
         cluster=of_experiment("cluster"),
-        workload=of_experiment("workload", "name requests slots prompt_tokens new_tokens"),
-        quantizer=of_experiment(
-            "quantizer", "options"
+        workload=of_experiment(
+            "workload", "name requests slots prompt_tokens new_tokens"
         ),
+        quantizer=of_experiment("quantizer", "options"),
         planner=of_experiment("planner", "objective micro_batches"),
         serve=of_experiment("serve", "schedule"),
         code=code_digest("llmpq.cost.problem"),
@@ -58,7 +58,7 @@ rule plan:
         ENVIRONMENT
     params:
         planner=of_experiment("planner", "solver time_limit_s gap seed"),
-        code=code_digest("llmpq.plan.*"),
+        code=code_digest("llmpq.commands.plan"),
     message:
         "Plan {wildcards.experiment} with {wildcards.strategy}"
     script:

@@ -46,7 +46,7 @@ rule workload:
     params:
         workload=of_experiment(
             "workload",
-            "requests prompt_tokens prompt_tokens_min new_tokens ignore_eos text region seed",
+            "name requests prompt_tokens prompt_tokens_min new_tokens ignore_eos text region seed",
         ),
         code=code_digest("llmpq.workload"),
     message:

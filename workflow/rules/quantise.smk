@@ -64,7 +64,7 @@ rule indicator:
         ENVIRONMENT
     params:
         indicator=of_entry("indicator"),
-        quantizer=of_entry("quantizer", "options group_size symmetric"),
+        quantizer=of_entry("quantizer", "options"),
         code=code_digest("llmpq.indicator.*"),
     message:
         "Score the options of every layer of {wildcards.model} by {wildcards.indicator}"

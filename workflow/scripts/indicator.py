@@ -1,1 +1,17 @@
-print(1)
+"""Score the damage that every option does to every layer."""
+
+from llmpq.indicator.table import write_indicator
+from llmpq.job import job
+
+with job(snakemake):
+    given, names, params = snakemake.input, snakemake.wildcards, snakemake.params
+    write_indicator(
+        snakemake.output[0],
+        checkpoint_dir=given.checkpoint,
+        calibration_file=given.calibration,
+        quantised_dirs=given.quantised,
+        model=names.model,
+        quantizer=names.quantizer,
+        indicator={"name": names.indicator, **params.indicator},
+        options=params.quantizer["options"],
+    )
