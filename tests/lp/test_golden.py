@@ -1,0 +1,79 @@
+"""Every constraint of the integer program, built alone on a small model and compared with the LP file kept beside this test.
+
+After a change that is meant: ``LLMPQ_WRITE_GOLDEN=1 pytest tests/lp`` writes the files anew; read the difference before committing it.
+"""
+
+import inspect
+import json
+import os
+from pathlib import Path
+
+import pyomo.environ as pyo
+import pytest
+
+from llmpq.plan import milp
+from llmpq.plan.candidate import build
+from llmpq.plan.microbatch import MicroBatches
+from llmpq.plan.problem import Problem
+
+HERE = Path(__file__).parent
+NAMES = [constrain.__name__ for constrain in milp.CONSTRAINTS]
+
+
+def small_model() -> milp.Model:
+    """Three devices in a row, four layers, two options (one of them missing on a device), two micro-batches, a quality budget."""
+    problem = Problem.from_document(json.loads((HERE / "problem.json").read_text()))
+    return milp.declare(problem, build(problem, (0, 1, 2), MicroBatches.choose(problem.slots, 1, 1)))
+
+
+def written(model: milp.Model, tmp_path: Path) -> str:
+    file = tmp_path / "model.lp"
+    model.write(str(file), io_options={"symbolic_solver_labels": True})
+    return file.read_text()
+
+
+def compare(name: str, text: str) -> None:
+    golden = HERE / f"{name}.lp"
+    if os.environ.get("LLMPQ_WRITE_GOLDEN"):
+        golden.write_text(text)
+    assert golden.is_file(), f"{golden.name} is missing: every constraint needs a golden LP file (see this test's first lines)"
+    assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_constraint(name: str, tmp_path: Path) -> None:
+    model = small_model()
+    getattr(milp, name)(model)
+    model.objective = pyo.Objective(expr=0 * model.round)
+    compare(name, written(model, tmp_path))
+
+
+def test_objective(tmp_path: Path) -> None:
+    model = small_model()
+    model.objective = pyo.Objective(expr=milp.time_ms(model) + 100.0 * milp.omega_sum(model))
+    compare("objective", written(model, tmp_path))
+
+
+def test_cutoff(tmp_path: Path) -> None:
+    problem = small_model().problem.value
+    whole = milp.build_model(problem, build(problem, (0,), MicroBatches.choose(problem.slots, 2, 2)), cutoff_ms=500.0)
+    compare("one_stage_with_cutoff", written(whole, tmp_path))
+
+
+def test_every_constraint_is_in_the_list() -> None:
+    """A function that adds a constraint but is not listed would never be built, nor compared here."""
+    functions = [item for _, item in inspect.getmembers(milp, inspect.isfunction) if item.__module__ == milp.__name__]
+    constraining = {item.__name__ for item in functions if "pyo.Constraint(" in inspect.getsource(item)} - {"build_model"}
+    assert constraining == set(NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {file.stem for file in HERE.glob("*.lp")} == {*NAMES, "objective", "one_stage_with_cutoff"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_program_holds_every_constraint(name: str) -> None:
+    problem = small_model().problem.value
+    whole = milp.build_model(problem, build(problem, (0, 1, 2), MicroBatches.choose(problem.slots, 1, 1)))
+    assert len(whole.component(name)) > 0
