@@ -142,7 +142,7 @@ def fit_profile(profile: Mapping[str, Any]) -> dict[str, Any]:
     fits, notes = [], []
     for (part, phase, option), points in groups.items():
         errors = {form: held_out_error(part, phase, option, form, points) for form in ("terms", "knots")}
-        form = min(errors, key=lambda name: errors[name])
+        form = min(errors, key=lambda name: round(errors[name], 6))  # the simpler one where they are alike
         model = fit(part, phase, option, form, points)
         fits.append(_fit_row(model, errors, points))
         if part in ("layer", "head") and errors[form] > DEGRADED_MAPE:

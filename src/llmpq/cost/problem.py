@@ -5,22 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llmpq import artifacts
 from llmpq.cost.latency import LatencyModel
 from llmpq.cost.link import fit_links
-from llmpq.cost.workspace import workspace_bytes
+from llmpq.cost.tables import TOKEN_BYTES, Shape, device_tables
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.model.spec import ModelSpec, RopeSpec
 from llmpq.quant import bytes as quant_bytes
-from llmpq.quant.options import OPTIONS, OUTLIER_COLUMNS
+from llmpq.quant.options import OUTLIER_COLUMNS
 
-MIB = 2**20
 ACTIVATION_BYTES = 4  # hidden states travel between stages in fp32
-TOKEN_BYTES = 8  # token ids travel back as int64
 REFERENCE_OPTION = "4"
-CONTEXT_SAMPLES = 9  # contexts at which a decode time is averaged over a long generation
 
 
 def build_problem(
@@ -51,12 +46,20 @@ def build_problem(
     _check_artifacts(str(model["name"]), cluster, costs, links, indicator)
     slots = int(workload["slots"])
     sizes = micro_batch_sizes(slots, planner.get("micro_batches") or {})
-    shape = _Shape(int(workload["prompt_tokens"]), int(workload["new_tokens"]), sizes, end_option, outlier_columns)
+    shape = Shape(
+        prompt_tokens=int(workload["prompt_tokens"]),
+        new_tokens=int(workload["new_tokens"]),
+        sizes=sizes,
+        token_activation_bytes=spec.hidden * ACTIVATION_BYTES,
+        devices=len(cluster["members"]),
+        end_option=end_option,
+        outlier_columns=outlier_columns,
+    )
     devices: list[dict[str, Any]] = []
     notes: list[str] = []
     for member in cluster["members"]:
         kind = cluster["types"][member["device"]]
-        table, dropped = _device(spec, member, kind, LatencyModel(costs[member["device"]]), costs[member["device"]], options, shape)
+        table, dropped = device_tables(spec, member, kind, LatencyModel(costs[member["device"]]), costs[member["device"]], options, shape)
         devices.append(table)
         notes.extend(f"{member['name']}: {note}" for note in dropped)
     used = [option for option in options if any(option in device["options"] for device in devices)]
@@ -85,18 +88,6 @@ def build_problem(
     return body
 
 
-class _Shape:
-    """What the tables are computed for."""
-
-    def __init__(self, prompt_tokens: int, new_tokens: int, sizes: Sequence[int], end_option: str, outlier_columns: int) -> None:
-        self.prompt_tokens, self.new_tokens, self.sizes = prompt_tokens, new_tokens, list(sizes)
-        self.end_option, self.outlier_columns = end_option, outlier_columns
-        # The first token comes from prefill; the k-th decode step attends prompt + k tokens, its own included.
-        last = prompt_tokens + max(new_tokens - 1, 1)
-        count = min(CONTEXT_SAMPLES, last - prompt_tokens)
-        self.contexts = [float(context) for context in np.linspace(prompt_tokens + 1, last, count)]
-
-
 def micro_batch_sizes(slots: int, listed: Mapping[str, Sequence[int] | None]) -> list[int]:
     """Every size a candidate micro-batch or prefill chunk can have, ascending.
 
@@ -113,84 +104,6 @@ def micro_batch_sizes(slots: int, listed: Mapping[str, Sequence[int] | None]) ->
 def _balanced(total: int, largest: Sequence[int] | None) -> set[int]:
     counts = range(1, total + 1) if not largest else {math.ceil(total / min(int(size), total)) for size in largest}
     return {math.ceil(total / count) for count in counts} | {total // count for count in counts}
-
-
-def offered_options(options: Sequence[str], resident: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """(options worth offering, one note for each that is not).
-
-    An option that is not smaller in residence than the next higher bit width saves nothing and only loses quality. Options of one
-    width (``8``, ``w8a8``) are alternatives and are not compared with each other.
-    """
-    kept, notes = [], []
-    for option in options:
-        higher = sorted({OPTIONS[other].bits for other in options if OPTIONS[other].bits > OPTIONS[option].bits})
-        rivals = [other for other in options if higher and OPTIONS[other].bits == higher[0]]
-        rival = min(rivals, key=lambda other: resident[other], default=None)
-        if rival is not None and resident[option] >= resident[rival]:
-            notes.append(f"option {option} is not offered: a layer takes {resident[option]} bytes, {rival} takes {resident[rival]}")
-        else:
-            kept.append(option)
-    return kept, notes
-
-
-def _device(
-    spec: ModelSpec,
-    member: Mapping[str, Any],
-    kind: Mapping[str, Any],
-    latency: LatencyModel,
-    cost: Mapping[str, Any],
-    options: Sequence[str],
-    shape: _Shape,
-) -> tuple[dict[str, Any], list[str]]:
-    profiled = latency.options()
-    notes = [f"option {option} is not offered: it was not profiled on {latency.device}" for option in options if option not in profiled]
-    candidates = [option for option in options if option in profiled]
-    resident = {option: int(quant_bytes.resident_layer_bytes(spec, option, shape.outlier_columns)) for option in candidates}
-    kept, dropped = offered_options(candidates, resident)
-    if not kept:
-        raise ArtifactError(f"cost of {latency.device}: none of the options {list(options)} was profiled; profile the device again")
-    tables = {
-        option: {
-            "resident_bytes": resident[option],
-            "stored_bytes": int(quant_bytes.stored_layer_bytes(spec, option, shape.outlier_columns)),
-            **_times(latency, "layer", option, shape),
-        }
-        for option in kept
-    }
-    ends = {
-        part: {
-            "resident_bytes": int(quant_bytes.resident_end_bytes(spec, part, shape.end_option)),
-            **_times(latency, part, shape.end_option, shape),
-        }
-        for part in ("embedding", "head")
-    }
-    reserve = float(kind.get("reserve_mib") or 0.0)
-    largest = shape.prompt_tokens + shape.new_tokens
-    table = {
-        "name": member["name"],
-        "type": member["device"],
-        "memory_bytes": int((float(kind["memory_mib"]) - reserve) * MIB),
-        "options": tables,
-        **ends,
-        "workspace_bytes": {
-            "prefill": {str(size): workspace_bytes(cost["workspace"], "prefill", size, shape.prompt_tokens) for size in shape.sizes},
-            "decode": {str(size): workspace_bytes(cost["workspace"], "decode", size, largest) for size in shape.sizes},
-        },
-        "overhead_ms": {
-            "prefill": round(float(np.mean([latency.overhead("prefill", size, shape.prompt_tokens) for size in shape.sizes])), 6),
-            "decode": round(float(np.mean([latency.overhead("decode", size, shape.contexts[0]) for size in shape.sizes])), 6),
-        },
-    }
-    return table, notes + dropped
-
-
-def _times(latency: LatencyModel, part: str, option: str, shape: _Shape) -> dict[str, dict[str, float]]:
-    prefill = {str(size): round(latency.predict(part, "prefill", option, size, shape.prompt_tokens), 6) for size in shape.sizes}
-    decode = {
-        str(size): round(float(np.mean([latency.predict(part, "decode", option, size, context) for context in shape.contexts])), 6)
-        for size in shape.sizes
-    }
-    return {"prefill_ms": prefill, "decode_ms": decode}
 
 
 def _spec(model: Mapping[str, Any]) -> ModelSpec:

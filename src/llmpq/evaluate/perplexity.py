@@ -37,10 +37,11 @@ def window_nll(model: LogitsModel, window: torch.Tensor) -> float:
 
 
 def perplexity(model: LogitsModel, windows: torch.Tensor, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """{perplexity, nll_mean, nll_se, tokens, windows} of ``windows`` [w, t] of token ids, t ≥ 2.
+    """{perplexity, nll_mean, nll_se, tokens, windows, nll_windows} of ``windows`` [w, t] of token ids, t ≥ 2.
 
-    ``nll_se`` is the standard error of the mean over windows (0 with one window); ``tokens`` counts scored tokens. ``progress`` is called
-    with (windows done, windows). Raises EvaluationError when the logits are not finite.
+    ``nll_se`` is the standard error of the mean over windows (0 with one window); it is mostly the text's own variety, so two assignments
+    on the same windows are compared window by window (``nll_windows``). ``tokens`` counts scored tokens. ``progress`` is called with
+    (windows done, windows). Raises EvaluationError when the logits are not finite.
     """
     if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
         raise EvaluationError(f"perplexity needs windows of at least 2 tokens, got a table of {tuple(windows.shape)}; use a longer text")
@@ -61,6 +62,7 @@ def perplexity(model: LogitsModel, windows: torch.Tensor, progress: Callable[[in
         "nll_se": error,
         "tokens": int(windows.shape[0] * (windows.shape[1] - 1)),
         "windows": len(losses),
+        "nll_windows": [round(loss, 9) for loss in losses],
     }
 
 

@@ -105,7 +105,8 @@ def time_points(
     with torch.inference_mode():
         for point in points:
             start = time.perf_counter()
-            point.workspace_bytes = point.input_bytes + peak_temporary_bytes(point.call)
+            # With several layers the peak holds the input of a later one; with one only it has to be added.
+            point.workspace_bytes = peak_temporary_bytes(point.call) + (point.input_bytes if point.layers == 1 else 0)
             point.estimate_s = time.perf_counter() - start
             if point.estimate_s < DEAR_SECONDS:  # a dear call has warmed up by now; of a cheap one that was mostly the recording
                 for _ in range(int(settings["warmup"])):

@@ -1,0 +1,129 @@
+"""One device's tables in problem.json: bytes and times of a layer at every option, of the ends, and the workspace, by micro-batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmpq.cost.latency import LatencyModel
+from llmpq.cost.workspace import workspace_bytes
+from llmpq.errors import ArtifactError
+from llmpq.model.spec import ModelSpec
+from llmpq.quant import bytes as quant_bytes
+from llmpq.quant.options import OPTIONS
+
+MIB = 2**20
+TOKEN_BYTES = 8  # token ids travel back as int64
+MESSAGE_BUFFERS = 4  # of a stage with neighbours: two messages being received and two being sent
+MESSAGE_HEADER_BYTES = 256
+CONTEXT_SAMPLES = 9  # contexts at which a decode time is averaged over a long generation
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the tables are computed for."""
+
+    prompt_tokens: int
+    new_tokens: int
+    sizes: Sequence[int]
+    token_activation_bytes: int
+    devices: int
+    end_option: str
+    outlier_columns: int
+
+    @property
+    def contexts(self) -> list[float]:
+        """Context lengths of the decode steps: the k-th attends prompt + k tokens, its own included (the first token is prefill's)."""
+        last = self.prompt_tokens + max(self.new_tokens - 1, 1)
+        count = min(CONTEXT_SAMPLES, last - self.prompt_tokens)
+        return [float(context) for context in np.linspace(self.prompt_tokens + 1, last, count)]
+
+
+def offered_options(options: Sequence[str], resident: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """(options worth offering, one note for each that is not).
+
+    An option that is not smaller in residence than the next higher bit width saves nothing and only loses quality. Options of one
+    width (``8``, ``w8a8``) are alternatives and are not compared with each other.
+    """
+    kept, notes = [], []
+    for option in options:
+        higher = sorted({OPTIONS[other].bits for other in options if OPTIONS[other].bits > OPTIONS[option].bits})
+        rivals = [other for other in options if higher and OPTIONS[other].bits == higher[0]]
+        rival = min(rivals, key=lambda other: resident[other], default=None)
+        if rival is not None and resident[option] >= resident[rival]:
+            notes.append(f"option {option} is not offered: a layer takes {resident[option]} bytes, {rival} takes {resident[rival]}")
+        else:
+            kept.append(option)
+    return kept, notes
+
+
+def device_tables(
+    spec: ModelSpec,
+    member: Mapping[str, Any],
+    kind: Mapping[str, Any],
+    latency: LatencyModel,
+    cost: Mapping[str, Any],
+    options: Sequence[str],
+    shape: Shape,
+) -> tuple[dict[str, Any], list[str]]:
+    """(the ``devices`` entry of one cluster ``member`` of type ``kind``, notes on options that it is not offered).
+
+    Usable memory is the type's ``memory_mib`` less its ``reserve_mib``, if any: an emulated budget covers what a stage enters in its ledger,
+    so nothing is set aside for the runtime unless the device says so. Raises ArtifactError where no option was profiled.
+    """
+    profiled = latency.options()
+    notes = [f"option {option} is not offered: it was not profiled on {latency.device}" for option in options if option not in profiled]
+    candidates = [option for option in options if option in profiled]
+    resident = {option: int(quant_bytes.resident_layer_bytes(spec, option, shape.outlier_columns)) for option in candidates}
+    kept, dropped = offered_options(candidates, resident)
+    if not kept:
+        raise ArtifactError(f"cost of {latency.device}: none of the options {list(options)} was profiled; profile the device again")
+    tables = {
+        option: {
+            "resident_bytes": resident[option],
+            "stored_bytes": int(quant_bytes.stored_layer_bytes(spec, option, shape.outlier_columns)),
+            **_times(latency, "layer", option, shape),
+        }
+        for option in kept
+    }
+    ends = {
+        part: {
+            "resident_bytes": int(quant_bytes.resident_end_bytes(spec, part, shape.end_option)),
+            **_times(latency, part, shape.end_option, shape),
+        }
+        for part in ("embedding", "head")
+    }
+    reserve = float(kind.get("reserve_mib") or 0.0)
+    table = {
+        "name": member["name"],
+        "type": member["device"],
+        "memory_bytes": int((float(kind["memory_mib"]) - reserve) * MIB),
+        "options": tables,
+        **ends,
+        "workspace_bytes": {
+            "prefill": _workspace(cost, "prefill", shape.prompt_tokens, shape.prompt_tokens, shape),
+            "decode": _workspace(cost, "decode", shape.prompt_tokens + shape.new_tokens, 1, shape),
+        },
+        "overhead_ms": {
+            "prefill": round(float(np.mean([latency.overhead("prefill", size, shape.prompt_tokens) for size in shape.sizes])), 6),
+            "decode": round(float(np.mean([latency.overhead("decode", size, shape.contexts[0]) for size in shape.sizes])), 6),
+        },
+    }
+    return table, notes + dropped
+
+
+def _workspace(cost: Mapping[str, Any], phase: str, length: int, tokens: int, shape: Shape) -> dict[str, int]:
+    """Peak temporaries of a call plus the messages that a stage with neighbours holds meanwhile, by micro-batch."""
+    sent = {size: size * (tokens * shape.token_activation_bytes + TOKEN_BYTES) + MESSAGE_HEADER_BYTES for size in shape.sizes}
+    buffers = MESSAGE_BUFFERS if shape.devices > 1 else 0
+    return {str(size): workspace_bytes(cost["workspace"], phase, size, length) + buffers * sent[size] for size in shape.sizes}
+
+
+def _times(latency: LatencyModel, part: str, option: str, shape: Shape) -> dict[str, dict[str, float]]:
+    prefill = {str(size): round(latency.predict(part, "prefill", option, size, shape.prompt_tokens), 6) for size in shape.sizes}
+    decode = {
+        str(size): round(float(np.mean([latency.predict(part, "decode", option, size, context) for context in shape.contexts])), 6)
+        for size in shape.sizes
+    }
+    return {"prefill_ms": prefill, "decode_ms": decode}

@@ -1,0 +1,52 @@
+"""Links are timed between real processes, in both directions, with the cluster's delay; a process that fails is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmpq import artifacts
+from llmpq.profile.links import LinkError, profile_links
+
+SETTINGS = {"link_bytes": [64, 8_000_000], "repeats": 2}
+
+
+def cluster(delay_ms: float = 0.0, cores: tuple[int, ...] = (0, 0), count: int = 2) -> dict[str, Any]:
+    members = [{"name": f"d{index}", "device": "cpu", "cores": [cores[index]]} for index in range(count)]
+    return {"name": "pair", "types": {"cpu": {"source": "emulated"}}, "members": members, "link": {"delay_ms": delay_ms}}
+
+
+def quietly(_text: str) -> None:
+    pass
+
+
+def test_both_directions_and_every_payload(tmp_path: Path) -> None:
+    document = profile_links(cluster(), SETTINGS, tmp_path / "links.json", progress=quietly)
+    assert artifacts.read(tmp_path / "links.json", "links")["rows"] == document["rows"]
+    rows = {(row["from"], row["to"], row["bytes"]): row for row in document["rows"]}
+    assert set(rows) == {(a, b, size) for a, b in (("d0", "d1"), ("d1", "d0")) for size in (64, 8_000_000)}
+    for row in rows.values():
+        assert 0 < row["p10_ms"] <= row["p50_ms"] <= row["p90_ms"]
+        assert row["repeats"] == 20
+    assert rows["d0", "d1", 8_000_000]["p50_ms"] > 2 * rows["d0", "d1", 64]["p50_ms"]
+
+
+def test_an_emulated_delay_is_a_floor(tmp_path: Path) -> None:
+    document = profile_links(cluster(delay_ms=30.0), {**SETTINGS, "link_bytes": [64, 128]}, tmp_path / "links.json", progress=quietly)
+    assert document["delay_ms"] == 30.0
+    assert all(row["p10_ms"] >= 30.0 for row in document["rows"])
+
+
+def test_one_device_has_no_links(tmp_path: Path) -> None:
+    assert profile_links(cluster(count=1), SETTINGS, tmp_path / "links.json", progress=quietly)["rows"] == []
+
+
+def test_a_process_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
+    with pytest.raises(LinkError, match=r"device d1 ended with code 1(?s:.)*cores \[4095\] are not available"):
+        profile_links(cluster(cores=(0, 4095)), SETTINGS, tmp_path / "links.json", progress=quietly)
+    assert not (tmp_path / "links.json").exists()
+
+
+def test_a_payload_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LinkError, match=r"profile.link_bytes is \[0, 64\]"):
+        profile_links(cluster(), {**SETTINGS, "link_bytes": [0, 64]}, tmp_path / "links.json", progress=quietly)
