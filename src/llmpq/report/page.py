@@ -60,6 +60,7 @@ def render(experiment: Experiment, summary: Document, sections: dict[str, list[F
         other_stages=[tables.stages(run) for run in experiment.runs if run is not focus],
         limits=limits(focus.plan),
         planning=tables.planning(experiment),
+        simulation=_simulation(summary),
         cost_model=tables.cost_model(experiment),
         files=tables.files(experiment, page),
         css=Markup(files.joinpath("page.css").read_text(encoding="utf-8")),
@@ -89,6 +90,16 @@ def _lead(experiment: Experiment, summary: Document) -> str:
     return (
         f"{summary['model']} ({summary['layers']} layers) on {joined(listed)}: {workload['requests']} requests of "
         f"{workload['prompt_tokens']} prompt tokens, {workload['new_tokens']} new tokens each."
+    )
+
+
+def _simulation(summary: Document) -> str:
+    focus = next(entry for entry in summary["strategies"] if entry["strategy"] == summary["verdict"]["focus"])
+    if focus["simulated_total_s"] is None:
+        return ""
+    return (
+        f"The planner's formula gives {number(focus['total_s']['predicted'], 4)} s for the plan of {focus['strategy']}; an event simulation "
+        f"written independently of it gives {number(focus['simulated_total_s'], 4)} s."
     )
 
 

@@ -30,7 +30,7 @@ def test_a_strip_joins_equal_neighbours_and_is_cut_between_devices() -> None:
 
 def test_one_option_has_one_colour_in_every_figure() -> None:
     strip = _bars(plans._draw(_plan_rows((0, "a", "16"), (0, "a", "w8a8"))), "w8a8").marker.color
-    row = {"device": "a", "option": "w8a8", "phase": "decode", "micro_batch": 4, "ms": 1.5, "resident_bytes": 1000}
+    row = {"device": "a", "option": "w8a8", "micro_batch": 4, "decode_ms": 1.5}
     assert costs._draw([row]).data[0].marker.color == (strip,)
 
 

@@ -101,6 +101,14 @@ def test_the_answer_comes_first(report: tuple[Path, Page, dict[str, Any]]) -> No
     assert all(point in page.text for point in summary["verdict"]["points"])
 
 
+def test_formula_and_simulation_are_told_side_by_side(report: tuple[Path, Page, dict[str, Any]]) -> None:
+    _, page, summary = report
+    focus = summary["strategies"][0]
+    predicted, simulated = number(focus["total_s"]["predicted"], 4), number(focus["simulated_total_s"], 4)
+    assert f"formula gives {predicted} s for the plan of llmpq" in page.text
+    assert f"gives {simulated} s." in page.text
+
+
 def test_every_figure_is_its_csv(report: tuple[Path, Page, dict[str, Any]]) -> None:
     """The CSV beside the page, its copy inside it and the drawing hold the same data: the drawing follows from the CSV alone."""
     directory, page, _ = report

@@ -1,9 +1,9 @@
 """What every figure is: rows of data (its CSV, and all it is drawn from), a drawing of them, and words around it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
@@ -16,7 +16,7 @@ class Figure:
     """One figure. ``draw(rows)`` uses the rows alone, so that the CSV holds all that can be seen.
 
     ``name`` is the stem of its CSV and its anchor; ``source`` says what the data are (measured, emulated, simulated, catalogue …);
-    ``wide`` figures take the page's whole width.
+    ``width`` is the share of the page it takes on a desk screen.
     """
 
     name: str
@@ -25,8 +25,7 @@ class Figure:
     source: str
     rows: list[Row]
     draw: Callable[[list[Row]], go.Figure]
-    wide: bool = True
-    notes: list[str] = field(default_factory=list)
+    width: Literal["wide", "half", "third"] = "wide"
 
 
 def label(text: Any) -> str:
@@ -42,7 +41,7 @@ def layout(height: int, **settings: Any) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": FONT, "size": 13},
-        "margin": {"l": 8, "r": 14, "t": 34, "b": 44},
+        "margin": {"l": 8, "r": 20, "t": 34, "b": 44},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "font": {"size": 12}},
         "hoverlabel": {"bgcolor": "#1c2230", "bordercolor": "#1c2230", "font": {"color": "#f4f6fa", "size": 12, "family": FONT}},
         "dragmode": False,

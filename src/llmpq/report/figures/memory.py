@@ -64,7 +64,7 @@ def _draw(rows: list[Row]) -> go.Figure:
         _mark_device(figure, device, next(row["budget_bytes"] for row in rows if row["device"] == device), index * block, len(strategies))
     top = max(max(row["budget_bytes"], row["measured_growth_bytes"] or 0, total) for row, total in zip(rows, base, strict=True))
     figure.update_layout(layout(
-        96 + round(27 * block * len(devices)), barmode="overlay", margin={"l": 8, "r": 14, "t": 34, "b": 44},
+        max(280, 96 + round(27 * block * len(devices))), barmode="overlay", margin={"l": 8, "r": 20, "t": 34, "b": 44},
         xaxis=axis(range=[0, 1.06 * top / MIB], title="MiB", nticks=7),
         yaxis=axis(range=[block * len(devices) - 0.4, -0.5], showgrid=False, tickmode="array", ticklabelstandoff=6, tickvals=heights,
                    ticktext=[label(row["strategy"]) + ("" if row["used"] else " (not used)") for row in rows]),

@@ -51,7 +51,7 @@ def predicted_measured(experiment: Experiment, summary: Document) -> list[Figure
             source=summary["source"],
             rows=rows,
             draw=_draw_diagonal,
-            wide=False,
+            width="half",
         ),
         Figure(
             name="prediction_error",
@@ -63,7 +63,7 @@ def predicted_measured(experiment: Experiment, summary: Document) -> list[Figure
             source=summary["source"],
             rows=rows,
             draw=_draw_errors,
-            wide=False,
+            width="half",
         ),
     ]
 

@@ -39,7 +39,7 @@ def _on_text(summary: Document, index: int, text: str) -> Figure:
         source=f"{summary['source']} speed, measured perplexity",
         rows=rows,
         draw=_draw,
-        wide=False,
+        width="half",
     )
 
 
@@ -57,7 +57,7 @@ def _draw(rows: list[Row]) -> go.Figure:
                    f"{number(row['perplexity'])} ± {number(row['standard_error'], 2)}" for row in rows],
     )  # fmt: skip
     figure.update_layout(layout(
-        340, margin={"l": 8, "r": 14, "t": 14, "b": 48},
+        340, margin={"l": 8, "r": 20, "t": 14, "b": 48},
         xaxis=axis(range=[min(rates) - room, max(rates) + room], nticks=6, title="tokens/s"),
         yaxis=axis(nticks=7, title="perplexity"),
     ))  # fmt: skip

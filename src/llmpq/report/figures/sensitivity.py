@@ -46,9 +46,9 @@ def _draw(rows: list[Row]) -> go.Figure:
         figure.add_heatmap(
             x=layers, y=list(range(len(options))), z=levels, xgap=1.5, ygap=3, colorscale=_SCALE, hoverinfo="text", text=hover,
             hoverongaps=False, zmin=min(known), zmax=max(known),
-            colorbar={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "thickness": 10, "len": 0.5, "xpad": 0,
-                      "ypad": 4, "ticks": "", "outlinewidth": 0, "tickvals": ticks, "ticktext": [number(10**tick, 1) for tick in ticks],
-                      "tickfont": {"size": 11}},
+            colorbar={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "thickness": 10, "len": 0.8, "xpad": 0,
+                      "ypad": 4, "ticks": "", "outlinewidth": 0, "tickvals": ticks, "ticktext": [_power(tick) for tick in ticks],
+                      "tickfont": {"size": 11}, "tickangle": 0},
         )  # fmt: skip
     chosen = [row for row in rows if row["chosen"]]
     figure.add_scatter(
@@ -68,6 +68,13 @@ def _hover(layer: int, option: str, omega: float | None) -> str:
     return f"layer {layer}, option {label(option)}<br>damage (omega) {number(omega)}"
 
 
+def _power(exponent: float) -> str:
+    """10 to ``exponent``: 0.1, 0.01, 10⁻³ …; not a whole power: three digits."""
+    if exponent == round(exponent) and exponent < -2:
+        return f"10<sup>−{-exponent:.0f}</sup>"
+    return number(10**exponent, 1 if exponent == round(exponent) else 3)
+
+
 def _log(value: float | None) -> float | None:
     return math.log10(value) if value is not None and value > 0 else None
 
@@ -75,5 +82,5 @@ def _log(value: float | None) -> float | None:
 def _decades(low: float, high: float) -> list[float]:
     """Whole powers of ten inside [low, high]; its ends where there are fewer than two."""
     inside = list(range(math.ceil(low), math.floor(high) + 1))
-    step = max(1, math.ceil(len(inside) / 6))
+    step = max(1, math.ceil(len(inside) / 4))
     return [float(tick) for tick in inside[::step]] if len(inside) > 1 else [low, high]

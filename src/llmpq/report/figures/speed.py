@@ -30,7 +30,7 @@ def throughput(summary: Document) -> Figure:
         source=summary["source"],
         rows=rows,
         draw=_draw_throughput,
-        wide=False,
+        width="half",
     )
 
 
@@ -49,7 +49,7 @@ def _draw_throughput(rows: list[Row]) -> go.Figure:
         )  # fmt: skip
     top = max(row[f"{side}_tokens_per_s"] or 0 for row in rows for side in ("measured", "predicted"))
     figure.update_layout(layout(
-        60 + 58 * len(rows), barmode="overlay", margin={"l": 8, "r": 14, "t": 10, "b": 44},
+        60 + 58 * len(rows), barmode="overlay", margin={"l": 8, "r": 20, "t": 10, "b": 44},
         xaxis=axis(range=[0, top * 1.14], title="tokens/s", nticks=6),
         yaxis=category_axis([row["strategy"] for row in rows]),
     ))  # fmt: skip
@@ -75,7 +75,7 @@ def phases(summary: Document) -> Figure:
         source=summary["source"],
         rows=rows,
         draw=_draw_phases,
-        wide=False,
+        width="half",
     )
 
 

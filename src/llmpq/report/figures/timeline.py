@@ -68,7 +68,7 @@ def _draw(rows: list[Row]) -> go.Figure:
         )  # fmt: skip
     end = max((row["start_ms"] + row["duration_ms"] for row in rows), default=0.0) / 1000
     figure.update_layout(layout(
-        130 + 64 * len(stages), barmode="overlay", dragmode="zoom", margin={"l": 8, "r": 14, "t": 64, "b": 44},
+        130 + 64 * len(stages), barmode="overlay", dragmode="zoom", margin={"l": 8, "r": 20, "t": 64, "b": 44},
         updatemenus=[_views(rows, end)],
         xaxis=axis(range=[0, end], title="seconds since the first prompt went in", nticks=8),
         yaxis=axis(range=[len(stages) - 0.4, -0.5], showgrid=False, fixedrange=True, tickmode="array", tickvals=list(range(len(stages))),
