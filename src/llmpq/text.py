@@ -1,6 +1,8 @@
 """Real text for calibration, prompts and perplexity, and its cutting into token windows that never overlap between the three."""
 
+import itertools
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +21,8 @@ _WIKIPEDIA_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04
 
 # Characters taken for each token wanted: byte-level vocabularies average 3–5, code and rare scripts less than 3.
 _CHARACTERS_PER_TOKEN = 8
+
+_SPACE, _LONGEST_WORD = re.compile(r"\s"), 100
 
 
 def prepare_text(name: str, out: str | Path) -> Path:
@@ -70,7 +74,7 @@ def load_tokenizer(checkpoint_dir: str | Path) -> Tokenizer:
 
 
 def read_region(path: str | Path, region: Sequence[float]) -> str:
-    """The characters of a text file from fraction ``region[0]`` up to ``region[1]`` of its length."""
+    """The characters of a text file from fraction ``region[0]`` up to ``region[1]`` of its length, both moved on to where a word starts."""
     first, last = region
     if not 0 <= first < last <= 1:
         raise ConfigError(f"region {list(region)} of {path}: expected two fractions with 0 <= from < to <= 1")
@@ -78,7 +82,7 @@ def read_region(path: str | Path, region: Sequence[float]) -> str:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise LlmpqError(f"{path}: no such text; prepare it first (llmpq prepare --text {Path(path).stem})") from None
-    return text[int(first * len(text)) : int(last * len(text))]
+    return text[_word_start(text, int(first * len(text))) : _word_start(text, int(last * len(text)))]
 
 
 def token_windows(
@@ -90,14 +94,14 @@ def token_windows(
     random place within it. Windows start at a word. Raises ConfigError when the region is too short.
     """
     text, draw = read_region(path, region), random.Random(seed)
-    part, wanted = len(text) // max(windows, 1), tokens * _CHARACTERS_PER_TOKEN
+    wanted = tokens * _CHARACTERS_PER_TOKEN
+    edges = [_word_start(text, number * len(text) // max(windows, 1)) for number in range(windows + 1)]
     found = []
-    for number in range(windows):
-        own = text[number * part : (number + 1) * part]
-        start = draw.randint(0, max(0, part - wanted)) if seed is not None else 0
-        ids = _from_word(tokenizer, own, start, wanted)
-        if len(ids) < tokens:  # an unlucky place near the end, or text that takes many tokens: all of the part
-            ids = _from_word(tokenizer, own, 0, part)
+    for begin, end in itertools.pairwise(edges):
+        start = begin if seed is None else _word_start(text, draw.randint(begin, max(begin, end - wanted)))
+        ids = _encoded(tokenizer, text[start : min(start + wanted, end)])
+        if len(ids) < tokens:  # an unlucky place near the end, or words longer than most: all of the part
+            ids = _encoded(tokenizer, text[begin:end])
         if len(ids) < tokens:
             raise ConfigError(
                 f"{path}: region {list(region)} ({len(text):,} characters) is too short for {windows} windows of {tokens} tokens; "
@@ -107,7 +111,13 @@ def token_windows(
     return found
 
 
-def _from_word(tokenizer: Tokenizer, text: str, start: int, characters: int) -> list[int]:
-    while start < len(text) and start > 0 and not text[start - 1].isspace():
-        start += 1
-    return tokenizer.encode(text[start : start + characters], add_special_tokens=False).ids
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _word_start(text: str, at: int) -> int:
+    """The first position from ``at`` on where a word starts; ``at`` itself where none is near (text without spaces)."""
+    if at == 0 or text[at - 1].isspace():
+        return at
+    space = _SPACE.search(text, at, at + _LONGEST_WORD)
+    return space.end() if space else at

@@ -1,4 +1,4 @@
-"""The activations of the supported families: our names, Hugging Face's names for them, and the functions."""
+"""The activations of the supported families: our names, Hugging Face's names for them, and the functions (free to work in place)."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,10 +8,10 @@ from torch import Tensor
 from llmpq.model.config_file import ConfigFile
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
+    "silu": lambda x: F.silu(x, inplace=True),
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
+    "relu": F.relu_,
 }
 _PUBLISHED_NAMES = {
     "silu": "silu",

@@ -28,7 +28,10 @@ class Norm:
 
 
 class DecoderLayer:
-    """A layer from its canonical norm tensors (Checkpoint.layer) and one callable x [..., in] → [..., out] per ModelSpec.operators."""
+    """A layer from its canonical norm tensors (Checkpoint.layer) and one callable x [..., in] → [..., out] per ModelSpec.operators.
+
+    What an operator returns is overwritten: in prefill a fresh tensor costs more in page faults than the arithmetic that fills it.
+    """
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], operators: Mapping[str, Operator]) -> None:
         self.spec = spec
@@ -52,10 +55,10 @@ class DecoderLayer:
 
     def _around(self, hidden: Tensor, attend: Operator) -> Tensor:
         if self.spec.norm_first:
-            hidden = hidden + attend(self.attention_norm(hidden))
-            return hidden + self._mlp(self.mlp_norm(hidden))
-        hidden = self.attention_norm(hidden + attend(hidden))
-        return self.mlp_norm(hidden + self._mlp(hidden))
+            hidden = attend(self.attention_norm(hidden)).add_(hidden)
+            return self._mlp(self.mlp_norm(hidden)).add_(hidden)
+        hidden = self.attention_norm(attend(hidden).add_(hidden))
+        return self.mlp_norm(self._mlp(hidden).add_(hidden))
 
     def _mlp(self, x: Tensor) -> Tensor:
         if not self.spec.gated:

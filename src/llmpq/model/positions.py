@@ -32,7 +32,7 @@ def rotary_tables(rope: RopeSpec, head_dim: int, positions: int) -> tuple[Tensor
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate [..., heads, head_dim] by tables broadcastable to it (pairs are dimensions i and i + head_dim/2)."""
     first, second = heads.chunk(2, -1)
-    return torch.addcmul(heads * cos, torch.cat((second, first), -1), sin)
+    return (heads * cos).addcmul_(torch.cat((second, first), -1), sin)
 
 
 def alibi_slopes(heads: int) -> Tensor:

