@@ -1,5 +1,6 @@
 """Small random planning problems, and a planner that tries every decision there is: the judge of the real one."""
 
+import copy
 import functools
 import itertools
 import math
@@ -21,7 +22,7 @@ def random_problem(seed: int) -> dict[str, Any]:
     slots = draw.randint(1, 6)
     devices = [_device(draw, name, options, slots) for name in names]
     if len(devices) > 1 and draw.random() < 0.3:
-        devices[1] = {**devices[0], "name": devices[1]["name"]}
+        devices[1] = {**copy.deepcopy(devices[0]), "name": devices[1]["name"]}
     kv = draw.randint(0, 20)
     for device in devices:
         device["memory_bytes"] = _memory(draw, device, kv, layers, len(devices))
@@ -215,3 +216,61 @@ def best_decision(problem: dict[str, Any]) -> Decision | None:
     """The least objective over all decisions that keep every constraint; None where there is none."""
     feasible = (decision for decision in every_decision(problem) if within(problem, decision.omega))
     return min(feasible, key=lambda decision: decision.objective_ms, default=None)
+
+
+# Bytes per layer, and time against 16 bit in prefill and in decode: roughly what SmolLM2's options do on a CPU.
+OPTIONS = {"16": (7.1e6, 1.0, 1.0), "8": (3.6e6, 2.0, 1.0), "w8a8": (3.5e6, 0.7, 0.6), "4": (1.9e6, 2.6, 1.1), "3": (1.5e6, 4.0, 3.0)}
+DAMAGE = {"16": 0.0, "8": 0.003, "w8a8": 0.15, "4": 1.0, "3": 4.5}
+
+
+def cluster_problem(
+    speeds: list[float], objective: dict[str, float], *, seed: int = 1, layers: int = 30, slots: int = 32
+) -> dict[str, Any]:
+    """A problem of the default experiment's size: one device per slow-down, budgets that 16 bit everywhere does not fit."""
+    draw = random.Random(seed)
+    prompt, new = 128, 32
+    sizes = sorted({size for m in range(1, slots + 1) for size in (-(-slots // m), slots // m)} | set(range(1, 17)))
+    kv = slots * (prompt + new) * 2 * 192 * 4
+    weight = [draw.lognormvariate(0, 0.6) for _ in range(layers)]
+    omega = {o: [round(d * w / sum(weight) * draw.uniform(0.8, 1.25), 9) for w in weight] for o, d in DAMAGE.items()}
+
+    def part(size: float, slow: float, prefill: float, decode: float) -> dict[str, Any]:
+        return {
+            "resident_bytes": int(size),
+            "stored_bytes": int(0.9 * size),
+            "prefill_ms": {str(v): round(slow * (0.4 + prefill * 1.52 * v), 4) for v in sizes},
+            "decode_ms": {str(v): round(slow * decode * (0.9 + 0.16 * v), 4) for v in sizes},
+        }
+
+    def device(number: int, slow: float) -> dict[str, Any]:
+        return {
+            "name": f"device{number}",
+            "type": f"slow-down {slow}",
+            "memory_bytes": int(77e6 + layers / len(speeds) * (7.1e6 * 0.5 + kv) * 1.15),
+            "options": {o: part(size, slow, p, d) for o, (size, p, d) in OPTIONS.items()},
+            "embedding": part(56.6e6, slow, 0.02, 0.02),
+            "head": part(56.6e6, slow, 0.3, 4.0),
+            "workspace_bytes": {"prefill": {str(v): v * prompt * 18432 for v in sizes}, "decode": {str(v): v * 393216 for v in sizes}},
+            "overhead_ms": {"prefill": 0.3, "decode": 0.2},
+        }
+
+    devices = [device(number, slow) for number, slow in enumerate(speeds)]
+    return {
+        "name": "cluster",
+        "source": "computed",
+        "model": {"name": "like-smollm2", "layers": layers},
+        "workload": {"requests": slots, "slots": slots, "prompt_tokens": prompt, "new_tokens": new},
+        "schedule": "barrier",
+        "overlapped_sends": True,
+        "options": list(OPTIONS),
+        "reference_option": "4",
+        "kv_bytes_per_layer": kv,
+        "activation_bytes_per_token": 2304,
+        "token_bytes": 8,
+        "devices": devices,
+        "links": [
+            {"from": a["name"], "to": b["name"], "alpha_ms": 0.3, "bytes_per_ms": 5e5} for a, b in itertools.permutations(devices, 2)
+        ],
+        "omega": omega,
+        "objective": objective,
+    }
