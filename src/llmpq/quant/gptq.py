@@ -93,7 +93,7 @@ def _inverse_upper(upper: Tensor) -> Tensor:
     return inverse
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def gptq(weight: Tensor, factor: HessianFactor, grid: Grid) -> Quantised:
     """Quantise ``weight`` fp32 [out, in] on ``grid`` with a factor of its inputs' Hessian.
 

@@ -9,7 +9,7 @@ from llmpq.quant.gptq import Quantised
 from llmpq.quant.grid import Grid
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def rtn(weight: Tensor, grid: Grid, *, kept: Sequence[int] = ()) -> Quantised:
     """Quantise ``weight`` fp32 [out, in]; ``kept`` columns stay as they are."""
     out_features, in_features = weight.shape

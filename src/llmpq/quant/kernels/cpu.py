@@ -45,7 +45,7 @@ class Linear:
         shape = x.shape
         if shape[-1] != self.in_features:
             raise ValueError(f"this operator takes {self.in_features} inputs, not {shape[-1]}")
-        y = self._multiply(x.reshape(-1, self.in_features))
+        y = self._multiply(x.reshape(-1, self.in_features).contiguous())
         if self.bias is not None:
             y = y.add_(self.bias)
         return y.view(*shape[:-1], self.out_features)
@@ -77,7 +77,7 @@ class HalfLinear(Linear):
             self._packed = torch.ops.quantized.linear_prepack_fp16(weight.float().contiguous(), None)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x.contiguous(), self._packed)
+        return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
 
 
 class Int8Linear(Linear):

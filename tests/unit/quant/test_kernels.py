@@ -1,0 +1,137 @@
+"""Every kernel against the fp32 product with the very weights its file holds, and rows that do not see their neighbours."""
+
+import pytest
+import torch
+from quant_cases import ROW_EXACT, inputs, random_weight, stored, stored_weight
+
+from llmpq.errors import LlmpqError
+from llmpq.quant.dequantise import dequantise
+from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.options import OPTIONS
+
+# (relative error of a row's output, in the 2-norm): bf16 has 8 bits of mantissa, 7-bit activations a step of 1/63 of the largest
+TOLERANCE = {"32": 1e-6, "16": 2e-6, "8": 6e-3, "4": 6e-3, "3": 6e-3, "w8a8": 3e-2, "w8a8-outlier": 3e-2}
+SHAPES = [(960, 576), (576, 1536), (48, 64), (16, 192)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_agrees_with_the_dequantised_product(option: str, shape: tuple[int, int]) -> None:
+    tensors, bias, x = stored(option, *shape), torch.linspace(-1, 1, shape[0]), inputs(9, shape[1])
+    product = x @ dequantise(OPTIONS[option], tensors).t()
+    y = make_linear(option, tensors)(x)
+    error = (y - product).norm(dim=1) / product.norm(dim=1).clamp_min(1e-30)
+    assert float(error.max()) < TOLERANCE[option]
+    assert torch.equal(make_linear(option, tensors, bias)(x), y + bias)
+
+
+def test_the_tolerances_notice_a_wrong_scale() -> None:
+    """1 % off in every scale must not pass for bf16 rounding."""
+    tensors, x = stored("4", 48, 64), inputs(9, 64)
+    product = x @ dequantise(OPTIONS["4"], tensors).t()
+    wrong = make_linear("4", {**tensors, "scales": tensors["scales"] * 1.0156})(x)
+    assert float(((wrong - product).norm(dim=1) / product.norm(dim=1).clamp_min(1e-30)).max()) > TOLERANCE["4"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("option", ROW_EXACT)
+def test_a_row_alone_equals_the_same_row_in_any_batch_bit_for_bit(option: str, shape: tuple[int, int]) -> None:
+    linear = make_linear(option, stored(option, *shape), torch.linspace(-1, 1, shape[0]))
+    x = inputs(70, shape[1])
+    batch = linear(x)
+    for size in (1, 2, 3, 7, 8, 9, 16, 33):
+        for first in (0, 1, 5, 70 - size):
+            assert torch.equal(linear(x[first : first + size]), batch[first : first + size]), (size, first)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_zero_row_gives_the_bias(option: str) -> None:
+    bias = torch.linspace(-3, 3, 48)
+    linear = make_linear(option, stored(option, 48, 64), bias)
+    assert torch.equal(linear(torch.zeros(1, 64))[0], bias)
+    assert torch.equal(linear(inputs(4, 64))[1], bias)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_leading_dimensions_strides_and_empty_input(option: str) -> None:
+    linear, x = make_linear(option, stored(option, 48, 64)), inputs(6, 64)
+    assert linear(x.view(2, 3, 64)).shape == (2, 3, 48)
+    torch.testing.assert_close(linear(x.view(2, 3, 64)).view(6, 48), linear(x), rtol=0, atol=1e-4)
+    torch.testing.assert_close(linear(x.t().contiguous().t()), linear(x), rtol=0, atol=1e-4)
+    assert not torch.isnan(linear(torch.full((1, 64), 1e-38))).any()
+
+
+def test_a_larger_neighbour_does_not_coarsen_a_row() -> None:
+    """What the usual dynamic operator gets wrong: its one range would round the small row to nothing."""
+    linear, small = make_linear("w8a8", stored("w8a8", 48, 64)), inputs(1, 64)
+    large = torch.cat([small, small * 1e4])
+    assert torch.equal(linear(large)[:1], linear(small))
+
+
+def test_the_largest_codes_do_not_saturate() -> None:
+    """All weights and activations at their outermost codes, the worst case for sums of pairs in 16 bits."""
+    tensors = {"codes": torch.full((32, 512), 127, dtype=torch.int8), "scales": torch.ones(32, dtype=torch.bfloat16)}
+    for sign in (1.0, -1.0):
+        y = make_linear("w8a8", tensors)(torch.full((3, 512), sign))
+        torch.testing.assert_close(y, torch.full((3, 32), sign * 127.0 * 512), rtol=1e-5, atol=0)
+
+
+def test_outlier_columns_are_exact() -> None:
+    """A column of huge activations does not touch the others when it is an outlier column."""
+    tensors = stored("w8a8-outlier", 64, 128)
+    x = inputs(8, 128)
+    x[:, tensors["outlier_columns"].long()] *= 1e4
+    product = x @ dequantise(OPTIONS["w8a8-outlier"], tensors).t()
+    plain = make_linear("w8a8", {"codes": tensors["codes"], "scales": tensors["scales"]})
+    assert not bool(tensors["codes"][:, tensors["outlier_columns"].long()].any())
+    error = (make_linear("w8a8-outlier", tensors)(x) - product).norm(dim=1)[2:] / product.norm(dim=1)[2:]
+    assert float(error.max()) < 1e-4
+    rest = x.index_fill(1, tensors["outlier_columns"].long(), 0.0)
+    assert torch.isfinite(plain(rest)).all()
+
+
+@pytest.mark.parametrize("option", ["3", "4"])
+def test_shapes_the_int4_kernel_cannot_take(option: str) -> None:
+    with pytest.raises(LlmpqError, match="output features in multiples of 16, not 24"):
+        make_linear(option, stored(option, 24, 64))
+    codes = stored(option, 16, 64)["codes"]
+    narrow = {"codes": codes[:, : codes.shape[1] // 2], "scales": torch.ones(16, 1, dtype=torch.bfloat16)}
+    with pytest.raises(LlmpqError, match="input features in multiples of 64"):
+        make_linear(option, narrow)
+
+
+def test_weights_beyond_fp16_are_refused() -> None:
+    weight = random_weight(16, 64)
+    weight[3, 5] = 70000.0
+    with pytest.raises(LlmpqError, match="70000, beyond fp16's largest number 65504"):
+        make_linear("16", {"weight": weight})
+    with pytest.raises(LlmpqError, match="fp16"):
+        make_linear("16", {"weight": torch.full((16, 64), float("nan"))})
+
+
+def test_three_bit_refuses_scales_it_cannot_quadruple() -> None:
+    tensors = stored("3", 16, 64)
+    with pytest.raises(LlmpqError, match="scale"):
+        make_linear("3", {**tensors, "scales": torch.zeros_like(tensors["scales"])})
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_nothing_of_the_stored_tensors_is_kept(option: str) -> None:
+    tensors, x, bias = stored(option, 48, 64), inputs(5, 64), torch.ones(48)
+    linear = make_linear(option, tensors, bias)
+    before = linear(x)
+    for tensor in (*tensors.values(), bias):
+        tensor.zero_()
+    assert torch.equal(linear(x), before)
+
+
+@pytest.mark.parametrize("option", ["3", "4"])
+def test_negative_scales_serve_too(option: str) -> None:
+    """A grid may put its one extra code on the positive side."""
+    weight = random_weight(32, 128).abs()
+    tensors = stored_weight(option, weight)
+    assert bool((tensors["scales"] < 0).any())
+    x = inputs(5, 128)
+    product = x @ dequantise(OPTIONS[option], tensors).t()
+    error = (make_linear(option, tensors)(x) - product).norm(dim=1) / product.norm(dim=1).clamp_min(1e-30)
+    assert float(error.max()) < TOLERANCE[option]
