@@ -56,6 +56,7 @@ def render(experiment: Experiment, summary: Document, sections: dict[str, list[F
         figures={section: [_view(figure, page, figure_directory) for figure in listed] for section, listed in sections.items()},
         comparison=tables.comparison(summary),
         decision=decision(focus, experiment),
+        paired=tables.paired(summary),
         focus_stages=tables.stages(focus),
         other_stages=[tables.stages(run) for run in experiment.runs if run is not focus],
         limits=limits(focus.plan),
@@ -98,8 +99,8 @@ def _simulation(summary: Document) -> str:
     if focus["simulated_total_s"] is None:
         return ""
     return (
-        f"The planner's formula gives {number(focus['total_s']['predicted'], 4)} s for the plan of {focus['strategy']}; an event simulation "
-        f"written independently of it gives {number(focus['simulated_total_s'], 4)} s."
+        f"The planner's formula gives {number(focus['total_s']['predicted'], 4)} s for the plan of {focus['strategy']}; an event "
+        f"simulation written independently of it gives {number(focus['simulated_total_s'], 4)} s."
     )
 
 

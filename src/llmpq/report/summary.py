@@ -9,7 +9,8 @@ from typing import Any
 from llmpq import artifacts
 from llmpq.errors import ArtifactError
 from llmpq.report.experiment import Document, Experiment, Run
-from llmpq.report.verdict import verdict
+from llmpq.report.paired import compare_quality
+from llmpq.report.verdict import focus_strategy, verdict
 
 PHASES = ("prefill_s", "decode_s", "total_s")
 
@@ -35,6 +36,7 @@ def summarise(experiment: Experiment) -> Document:
         "problem_sha256": artifacts.body_digest(problem),
         "strategies": [_strategy(experiment, run) for run in experiment.runs],
     }
+    _add_paired_quality(experiment, body["strategies"])
     return {**body, "verdict": verdict(body)}
 
 
@@ -82,6 +84,23 @@ def _text_quality(text: Document) -> Document:
     return {"text": text["text"], "perplexity": text["perplexity"], "standard_error": standard_error, "tokens": text["tokens"]}
 
 
+def _add_paired_quality(experiment: Experiment, entries: list[Document]) -> None:
+    """Every text's ``against_focus``: the paired difference to the strategy in focus; null for itself and without recorded windows."""
+    name = focus_strategy([run.strategy for run in experiment.runs])
+    focus = next(run for run in experiment.runs if run.strategy == name)
+    for run, entry in zip(experiment.runs, entries, strict=True):
+        if run.quality is None or focus.quality is None:
+            continue
+        texts = [text["text"] for text in run.quality["texts"]]
+        if texts != [text["text"] for text in focus.quality["texts"]]:
+            raise ArtifactError(
+                f"{experiment.directory / run.strategy}/quality.json: key 'texts': not the texts of {name}; delete it and evaluate again"
+            )
+        found = compare_quality(focus.quality, run.quality) if run is not focus else [None] * len(texts)
+        for text, difference in zip(entry["quality"], found, strict=True):
+            text["against_focus"] = difference
+
+
 def _device_bytes(experiment: Experiment, run: Run) -> list[Document]:
     """Per device of the problem, predicted and measured bytes of the stage on it; null where the plan leaves the device out.
 
@@ -117,6 +136,7 @@ def summary_rows(summary: Document) -> list[dict[str, Any]]:
         row["total_s_error_percent"] = entry["total_s"]["error_percent"]
         for text in entry["quality"]:
             row |= {f"perplexity_{text['text']}": text["perplexity"], f"perplexity_{text['text']}_se": text["standard_error"]}
+            row[f"nll_against_focus_{text['text']}"] = text["against_focus"]["mean"] if text["against_focus"] else None
         row |= {"omega_sum": entry["omega_sum"], "goal_ms_predicted": entry["goal_ms"]["predicted"]}
         row["goal_ms_measured"] = entry["goal_ms"]["measured"]
         for device in entry["bytes"]:

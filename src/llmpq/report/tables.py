@@ -1,5 +1,6 @@
 """The tables of the page: rows of cells, each with what is shown and what it is sorted by."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,36 @@ def _beside(value: Document, served: bool) -> Cell:
     if not served:
         return Cell(number(value["predicted"]), key=value["predicted"])
     return Cell(number(value["measured"]), number(value["predicted"]), value["measured"])
+
+
+def paired(summary: Document) -> Table | None:
+    """Perplexity against the strategy in focus, window by window, in percent; None where no windows were recorded."""
+    rows = []
+    for entry in summary["strategies"]:
+        for text in entry["quality"]:
+            found = text["against_focus"]
+            if found is not None:
+                mean, low, high = (100 * math.expm1(found[key]) for key in ("mean", "low", "high"))
+                interval = f"{percent(low, signed=True)} to {percent(high, signed=True)}"
+                rows.append([
+                    Cell(entry["strategy"]), Cell(text["text"]), Cell(percent(mean, signed=True), key=mean), Cell(interval, key=low),
+                    Cell(str(found["windows"]), key=found["windows"]), Cell(_FOUND[found["verdict"]]),
+                ])  # fmt: skip
+    if not rows:
+        return None
+    focus = summary["verdict"]["focus"]
+    columns = [
+        Column("strategy", numeric=False), Column("text", numeric=False), Column("perplexity", f"against {focus}"),
+        Column("interval", "95 %"), Column("windows"), Column("finding", numeric=False),
+    ]  # fmt: skip
+    caption = (
+        f"Perplexity against {focus}, window by window. All strategies read the same windows, so that what is hard about a text drops out "
+        "and smaller differences can be told."
+    )
+    return Table(caption, columns, rows)
+
+
+_FOUND = {"worse": "higher perplexity", "better": "lower perplexity", "same": "no difference that these windows show"}
 
 
 def stages(run: Run) -> Table:

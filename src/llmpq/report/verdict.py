@@ -11,6 +11,11 @@ LEVEL = 0.02
 machine differ by about so much."""
 
 
+def focus_strategy(strategies: list[str]) -> str:
+    """The strategy that a report is about: ``llmpq``, or the first one where it was not run."""
+    return "llmpq" if "llmpq" in strategies else strategies[0]
+
+
 def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     """The answer to "which strategy, by how much, at which quality": key figures and sentences, all from ``summary``.
 
@@ -18,20 +23,21 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     """
     entries = {entry["strategy"]: entry for entry in summary["strategies"]}
     side = "measured" if summary["served"] else "predicted"
-    focus = entries.get("llmpq", summary["strategies"][0])
+    focus = entries[focus_strategy(list(entries))]
     others = [entry for entry in entries.values() if entry is not focus]
     fastest_other = max(others, key=lambda entry: entry["tokens_per_s"][side], default=None)
-    points = [_speed(focus, fastest_other, side), *_cautions(summary)]
-    points += [_quality(focus, others, side)] if summary["served"] else []
-    points += [_goal(summary, entries, side)] if others else []
-    points += [_prediction(focus)] if summary["served"] else []
+    claimed = summary["speed_claimed"]
+    points = [_speed(focus, fastest_other, side) if claimed else _no_speed(len(entries)), *_resumed(summary)]
+    points += [_quality(focus, others, side, claimed)] if summary["served"] else []
+    points += [_goal(summary, entries, side)] if others and claimed else []
+    points += [_prediction(focus)] if summary["served"] and claimed else []
     points += [_certificate(focus)]
     return {
         "focus": focus["strategy"],
         "side": side,
         "fastest": max(entries.values(), key=lambda entry: entry["tokens_per_s"][side])["strategy"],
         "fastest_other": fastest_other["strategy"] if fastest_other else None,
-        "speedup": _ratio(focus, fastest_other, side) if fastest_other else None,
+        "speedup": _ratio(focus, fastest_other, side) if fastest_other and claimed else None,
         "best_by_goal": _ranked(entries, side)[0]["strategy"],
         "headline": points[0],
         "points": points[1:],
@@ -55,46 +61,60 @@ def _speed(focus: Entry, other: Entry | None, side: str) -> str:
     return f"{name} and {rival} came out level: {rate} and {rival_rate} tokens/s, closer than one run each can tell apart."
 
 
-def _cautions(summary: dict[str, Any]) -> list[str]:
-    cautions = []
-    if not summary["speed_claimed"]:
-        cautions.append(
-            "No speed is claimed here: more stages were busy than this machine has cores. The run shows that the plans work and fit, "
-            "not how fast they are."
-        )
+def _no_speed(count: int) -> str:
+    plans = "The plan was" if count == 1 else f"All {count} plans were"
+    return f"{plans} served within the memory budgets; speed is not claimed, as more stages were busy than this machine has cores."
+
+
+def _resumed(summary: dict[str, Any]) -> list[str]:
     resumed = [f"{entry['strategy']} ({entry['resumed_requests']})" for entry in summary["strategies"] if entry["resumed_requests"]]
-    if resumed:
-        cautions.append(f"Some requests were taken over from an interrupted attempt: {joined(resumed)}. Times are those of the others.")
-    return cautions
+    return (
+        [f"Some requests were taken over from an interrupted attempt: {joined(resumed)}. Times are those of the others."] if resumed else []
+    )
 
 
 def _perplexities(entry: Entry) -> str:
     return joined([f"{number(text['perplexity'])} ± {number(text['standard_error'], 2)} on {text['text']}" for text in entry["quality"]])
 
 
-def _quality(focus: Entry, others: list[Entry], side: str) -> str:
-    name = focus["strategy"]
-    beaten, beating, rest = [], [], []
+def _quality(focus: Entry, others: list[Entry], side: str, speed_claimed: bool) -> str:
+    """Perplexities of the focus, then every other strategy by what sets it apart in speed and quality."""
+    name, text = focus["strategy"], f"Its perplexity, lower being better, is {_perplexities(focus)}."
+    groups: dict[str, list[str]] = {}
     for other in others:
-        faster = _ratio(focus, other, side)
-        better = [a["perplexity"] - b["perplexity"] for a, b in zip(focus["quality"], other["quality"], strict=True)]
-        if faster >= 1 and all(difference <= 0 for difference in better):
-            beaten.append(other["strategy"])
-        elif faster <= 1 and all(difference >= 0 for difference in better):
-            beating.append(other["strategy"])
-        else:
-            word = "slower but more faithful" if faster > 1 else "faster but less faithful"
-            rest.append(f"{other['strategy']} is {word} ({_perplexities(other)})")
-    text = f"Its perplexity, lower being better, is {_perplexities(focus)}."
-    if beaten:
-        text += f" No slower and no worse on any text than {joined(beaten)}."
-    if beating:
-        text += f" {joined(beating)} did at least as well in both speed and perplexity: here the search of {name} gained nothing."
-    return text + (f" {_capital(joined(rest))}." if rest else "")
+        speed = 0 if not speed_claimed or abs(_ratio(focus, other, side) - 1) <= LEVEL else 1 if _ratio(focus, other, side) > 1 else -1
+        groups.setdefault(_relation(speed, _fidelity(focus, other)), []).append(other["strategy"])
+    sentences = {
+        "beaten": f"Measured by both, {name} does better than {{}}.",
+        "beating": f"{{}} did better in speed or perplexity and worse in neither: here the search of {name} gained nothing.",
+        "level": "{} cannot be told from it in either.",
+        "slower": "Slower than it, but with lower perplexity: {}.",
+        "faster": "Faster than it, but with higher perplexity: {}.",
+        "mixed": "Better on one text and worse on another: {}.",
+    }
+    return " ".join([text, *(sentence.format(joined(groups[key])) for key, sentence in sentences.items() if key in groups)])
 
 
-def _capital(text: str) -> str:
-    return text if text.split(" ")[0].islower() else text[0].upper() + text[1:]
+def _fidelity(focus: Entry, other: Entry) -> list[int]:
+    """Per text 1 where ``other`` is worse than the focus, −1 where it is better, 0 where the windows cannot tell."""
+    found = []
+    for a, b in zip(focus["quality"], other["quality"], strict=True):
+        paired = b["against_focus"]
+        difference = b["perplexity"] - a["perplexity"] if paired is None else {"worse": 1, "same": 0, "better": -1}[paired["verdict"]]
+        found.append((difference > 0) - (difference < 0))
+    return found
+
+
+def _relation(speed: int, fidelity: list[int]) -> str:
+    """How the focus stands to another strategy; ``speed`` and ``fidelity`` are positive where the focus is ahead."""
+    ahead, behind = max(speed, *fidelity) > 0, min(speed, *fidelity) < 0
+    if not (ahead and behind):
+        return "beaten" if ahead else "beating" if behind else "level"
+    if speed > 0 and max(fidelity) <= 0:
+        return "slower"
+    if speed < 0 and min(fidelity) >= 0:
+        return "faster"
+    return "mixed"
 
 
 def _ranked(entries: dict[str, Entry], side: str) -> list[Entry]:

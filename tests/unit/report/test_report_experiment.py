@@ -73,6 +73,14 @@ def test_a_timeline_of_another_form_is_refused(paths: Paths, text: str) -> None:
     assert message.startswith(f"{file}: key 'traceEvents'")
 
 
+def test_strategies_must_have_read_the_same_texts(paths: Paths) -> None:
+    file = paths.directory / "uniform" / "quality.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["texts"].reverse()
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert _refused(paths).startswith(f"{file}: key 'texts': not the texts of llmpq")
+
+
 def test_no_strategy_is_an_error(paths: Paths) -> None:
     with pytest.raises(ConfigError, match="no strategy"):
         write_report(paths.directory, **paths.arguments(strategies=[]))

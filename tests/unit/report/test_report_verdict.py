@@ -13,7 +13,11 @@ from llmpq.report.verdict import verdict
 
 def _entry(strategy: str, rate: float, perplexity: float | None = 20.0, **changes: Any) -> dict[str, Any]:
     both = {"predicted": 10.0, "measured": 10.0, "error_percent": 0.0}
-    quality = [] if perplexity is None else [{"text": "prose", "perplexity": perplexity, "standard_error": 0.5, "tokens": 100}]
+    quality = (
+        []
+        if perplexity is None
+        else [{"text": "prose", "perplexity": perplexity, "standard_error": 0.5, "tokens": 100, "against_focus": None}]
+    )
     entry = {
         "strategy": strategy, "tokens_per_s": {"predicted": rate, "measured": rate, "error_percent": 0.0}, "total_s": both,
         "quality": quality, "goal_ms": {"predicted": 1e6 / rate, "measured": 1e6 / rate, "error_percent": 0.0}, "omega_sum": 0.5,
@@ -51,11 +55,32 @@ def test_less_than_two_percent_is_not_called_a_win(rate: float) -> None:
 
 
 def test_quality_tells_who_was_beaten_by_whom() -> None:
-    text = _verdict(_entry("llmpq", 50, 20), _entry("adabits", 40, 21), _entry("uniform", 60, 19), _entry("pipeedge", 70, 25))["points"][0]
-    assert "20.0 ± 0.50 on prose" in text
-    assert "No slower and no worse on any text than adabits." in text
-    assert "uniform did at least as well in both speed and perplexity: here the search of llmpq gained nothing." in text
-    assert "pipeedge is faster but less faithful (25.0 ± 0.50 on prose)." in text
+    others = [
+        _entry("adabits", 40, 21),
+        _entry("uniform", 60, 19),
+        _entry("pipeedge", 70, 25),
+        _entry("even", 50.5, 20),
+        _entry("slow", 40, 19),
+    ]
+    assert _verdict(_entry("llmpq", 50, 20), *others)["points"][0] == (
+        "Its perplexity, lower being better, is 20.0 ± 0.50 on prose. Measured by both, llmpq does better than adabits. "
+        "uniform did better in speed or perplexity and worse in neither: here the search of llmpq gained nothing. "
+        "even cannot be told from it in either. Slower than it, but with lower perplexity: slow. "
+        "Faster than it, but with higher perplexity: pipeedge."
+    )
+
+
+def test_a_difference_that_the_windows_cannot_show_is_none() -> None:
+    other = _entry("uniform", 50, 20.4)
+    other["quality"][0]["against_focus"] = {"mean": 0.02, "low": -0.01, "high": 0.05, "windows": 8, "verdict": "same"}
+    assert "uniform cannot be told from it in either." in _verdict(_entry("llmpq", 50, 20), other)["points"][0]
+
+
+def test_better_on_one_text_and_worse_on_another_is_said() -> None:
+    focus, other = _entry("llmpq", 50, 20), _entry("uniform", 50, 19)
+    for entry, perplexity in ((focus, 10.0), (other, 11.0)):
+        entry["quality"].append({**entry["quality"][0], "text": "code", "perplexity": perplexity})
+    assert "Better on one text and worse on another: uniform." in _verdict(focus, other)["points"][0]
 
 
 def test_the_quality_budget_decides_the_goal() -> None:
@@ -77,7 +102,12 @@ def test_theta_mode_ranks_by_time_and_damage() -> None:
 
 
 def test_no_speed_is_claimed_beyond_the_cores() -> None:
-    assert _verdict(_entry("llmpq", 50), speed_claimed=False)["points"][0].startswith("No speed is claimed here")
+    found = _verdict(_entry("llmpq", 50), _entry("uniform", 20), speed_claimed=False)
+    assert found["headline"] == (
+        "All 2 plans were served within the memory budgets; speed is not claimed, as more stages were busy than this machine has cores."
+    )
+    assert found["speedup"] is None
+    assert not any("tokens/s" in point or "comes first" in point or "predicted" in point for point in found["points"])
 
 
 def test_resumed_runs_are_said() -> None:

@@ -29,8 +29,8 @@ def _on_text(summary: Document, index: int, text: str) -> Figure:
         for entry in summary["strategies"]
     ]
     caption = (
-        "Right is faster, down is better: perplexity says how surprised the model is by real text. Bars are one standard error, which "
-        "comes from the choice of text; all strategies read the same text, so differences between them are surer than the bars suggest."
+        "Right is faster, down is better: perplexity says how surprised the model is by real text. Bars are one standard error, mostly "
+        "due to the choice of text, which all strategies share: the table below compares them window by window."
     )
     return Figure(
         name=f"speed_quality_{re.sub('[^A-Za-z0-9_-]', '-', text)}",
