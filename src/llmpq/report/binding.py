@@ -16,12 +16,12 @@ def decision(run: Run, experiment: Experiment) -> str:
     used = {stage["device"] for stage in stages}
     idle = [device["name"] for device in experiment.devices if device["name"] not in used]
     chosen = [option for stage in stages for option in stage["options"]]
-    counts = joined([f"{chosen.count(option)} at {option}" for option in by_bits(chosen)])
+    counts = [(chosen.count(option), option) for option in by_bits(chosen)]
+    kept = joined([f"{count} at {option}" if index else f"{count} {'layer' if count == 1 else 'layers'} at {option}"
+                   for index, (count, option) in enumerate(counts)])  # fmt: skip
     sizes = run.plan["micro_batch"]
     return (
-        f"{run.strategy} gives {joined(parts)}"
-        + (f", and leaves out {joined(idle)}" if idle else "")
-        + f". Of its {len(chosen)} layers, {counts}. "
+        f"{run.strategy} gives {joined(parts)}" + (f", and leaves out {joined(idle)}" if idle else "") + f". It keeps {kept}. "
         f"Prompts are read {sizes['prefill']} at a time, new tokens are made for {sizes['decode']} requests at a time."
     )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from llmpq.report.experiment import Run
 from llmpq.report.figures import costs, memory, plans, prediction, sensitivity, timeline
 
 
@@ -95,3 +96,11 @@ def test_timeline_has_a_lane_per_stage_and_views_of_its_phases() -> None:
     assert views["prefill"] == pytest.approx([0.0, 0.102])
     low, high = views["three decode rounds"]
     assert high - low == pytest.approx(3 * 1.9 / 10)
+
+
+def test_a_long_run_is_cut_and_says_so() -> None:
+    arguments = {"micro_batch": 0, "step": 0}
+    events = [{"ph": "X", "cat": "decode", "pid": 0, "ts": 10.0 * index, "dur": 5.0, "args": arguments} for index in range(7000)]
+    figure = timeline.run_timeline(Run("llmpq", {"stages": [{"device": "a"}]}, None, None, events), "emulated")
+    assert len(figure.rows) == timeline.MOST_CALLS
+    assert "the first 6,000 of 7,000 calls" in figure.caption

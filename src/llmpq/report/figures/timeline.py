@@ -11,18 +11,25 @@ from llmpq.report.format import number
 from llmpq.report.palette import PHASE_COLOURS
 
 
+MOST_CALLS = 6000  # a page with more bars than this is slow to open
+
+
 def run_timeline(run: Run, source: str) -> Figure:
     """One row per event of the run's trace: stage, what, micro-batch, start and duration in ms from the first event on."""
+    rows = trace_rows(run)
+    left_out = ""
+    if len(rows) > MOST_CALLS:
+        left_out = f" Shown are the first {MOST_CALLS:,} of {len(rows):,} calls; {run.strategy}/timeline.json holds all."
     return Figure(
         name="timeline",
         title=f"One run as it happened: {run.strategy}",
         caption=(
             "Each lane is a stage (one process on one device); each block is one micro-batch being worked on, gaps are waiting. First all "
             "prompts are read (prefill), then one token after the other is made (decode). Use the buttons or drag sideways to look "
-            "closer; double-click to see everything again."
+            "closer; double-click to see everything again." + left_out
         ),
         source=source,
-        rows=trace_rows(run),
+        rows=rows[:MOST_CALLS],
         draw=_draw,
     )
 
