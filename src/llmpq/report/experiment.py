@@ -12,6 +12,10 @@ from llmpq.errors import ArtifactError, ConfigError
 Document = dict[str, Any]
 
 
+_CALL_KEYS = {"cat", "pid", "ts", "dur", "args"}
+_ARGUMENT_KEYS = {"micro_batch", "step"}
+
+
 @dataclass(frozen=True)
 class Run:
     """One strategy of an experiment: its plan and, where it was served, what was measured."""
@@ -124,4 +128,8 @@ def read_trace(path: Path) -> list[Document]:
         raise ArtifactError(f"{path}: key 'traceEvents' is missing; expected a Chrome trace") from None
     if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
         raise ArtifactError(f"{path}: key 'traceEvents' must be a list of objects")
+    for index, event in enumerate(events):
+        if event.get("ph") == "X" and not (event.keys() >= _CALL_KEYS and event["args"].keys() >= _ARGUMENT_KEYS):
+            wanted = ", ".join(sorted(_CALL_KEYS - {"args"} | {f"args.{key}" for key in _ARGUMENT_KEYS}))
+            raise ArtifactError(f"{path}: key 'traceEvents[{index}]': a call needs {wanted}; run its stage again")
     return events

@@ -73,6 +73,12 @@ def test_a_timeline_of_another_form_is_refused(paths: Paths, text: str) -> None:
     assert message.startswith(f"{file}: key 'traceEvents'")
 
 
+def test_a_call_without_its_times_is_refused(paths: Paths) -> None:
+    file = paths.directory / "llmpq" / "timeline.json"
+    file.write_text('{"traceEvents": [{"ph": "M"}, {"ph": "X", "cat": "decode", "pid": 0, "ts": 1.0, "args": {}}]}', encoding="utf-8")
+    assert _refused(paths).startswith(f"{file}: key 'traceEvents[1]': a call needs args.micro_batch, args.step, cat, dur")
+
+
 def test_strategies_must_have_read_the_same_texts(paths: Paths) -> None:
     file = paths.directory / "uniform" / "quality.json"
     document = json.loads(file.read_text(encoding="utf-8"))

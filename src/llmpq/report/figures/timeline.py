@@ -10,7 +10,6 @@ from llmpq.report.figures.base import Figure, Row, axis, label, layout
 from llmpq.report.format import number
 from llmpq.report.palette import PHASE_COLOURS
 
-
 MOST_CALLS = 6000  # a page with more bars than this is slow to open
 
 
