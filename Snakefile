@@ -20,10 +20,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        expand("results/experiments/{experiment}/report.html", experiment=CHOSEN),
-        expand("results/experiments/{experiment}/mlflow.json", experiment=CHOSEN),
-    message:
-        "All experiments are up to date"
+        [path for name in CHOSEN for path in targets(EXPERIMENTS[name])],
 
 
 include: "workflow/rules/prepare.smk"

@@ -24,6 +24,7 @@ class Model:
     name: str
     source: str
     layers: int
+    end_option: str = "16"
     wheel: str = ""
     member: str = ""
     sha256: str = ""
@@ -158,6 +159,7 @@ class Planner:
 @dataclass
 class Backend:
     name: str
+    margins: bool
 
 
 @dataclass

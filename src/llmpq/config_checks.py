@@ -9,6 +9,7 @@ from llmpq.errors import ConfigError
 
 CHOICES = {
     "model.source": ("package", "path", "hub"),
+    "model.end_option": ("16", "32"),
     "cluster.launch": ("local",),
     "quantizer.method": ("gptq", "rtn"),
     "indicator.method": ("variance", "gptq-loss"),

@@ -93,16 +93,30 @@ def names_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
+def targets(experiment: Mapping[str, Any]) -> list[str]:
+    """Everything that the workflow makes for ``experiment``; a folder whose files are not all known beforehand stands for them.
+
+    Asking for all of it, not for the last file alone, makes Snakemake notice a result in the middle that was deleted.
+    """
+    outputs = {tracked.pattern.split("*")[0].removesuffix("manifest.json").rstrip("/") for tracked in TRACKED}
+    return sorted(path for output in outputs for path, _ in _filled(output, names_of(experiment)))
+
+
+def _filled(pattern: str, names: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The pattern with every combination of names in its braces, and the names taken."""
+    keys = sorted({key for _, key, _, _ in Formatter().parse(pattern) if key})
+    for values in product(*(names[key] for key in keys)):
+        chosen = dict(zip(keys, values, strict=True))
+        yield pattern.format(**chosen), chosen
+
+
 def stage_files(experiment: Mapping[str, Any], root: Path = Path(".")) -> Iterator[StageFile]:
     """Every file of TRACKED that exists for ``experiment`` under ``root`` (the folder that holds results/)."""
     names = names_of(experiment)
     for tracked in TRACKED:
-        keys = sorted({key for _, key, _, _ in Formatter().parse(tracked.pattern) if key})
-        for values in product(*(names[key] for key in keys)):
-            chosen = dict(zip(keys, values, strict=True))
+        for path, chosen in _filled(tracked.pattern, names):
             label = stage_label(tracked.stage, chosen)
-            for path in _expand(root, tracked.pattern.format(**chosen)):
-                yield StageFile(path, chosen.get("strategy"), label, tracked.copy)
+            yield from (StageFile(file, chosen.get("strategy"), label, tracked.copy) for file in _expand(root, path))
 
 
 def _expand(root: Path, pattern: str) -> list[Path]:

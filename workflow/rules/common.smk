@@ -8,6 +8,7 @@ from llmpq.session import begin_session, end_session
 
 
 from llmpq.sources import code_digest
+from llmpq.track_files import targets
 
 try:
     EXPERIMENTS = load_experiments(

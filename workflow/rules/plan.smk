@@ -31,6 +31,7 @@ rule problem:
     conda:
         ENVIRONMENT
     params:
+        model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
         workload=of_experiment(
             "workload", "name requests slots prompt_tokens new_tokens"

@@ -10,7 +10,7 @@ rule prepare_model:
     conda:
         ENVIRONMENT
     params:
-        model=of_entry("model"),
+        model=of_entry("model", "source layers wheel member sha256 path revision"),
         code=code_digest("llmpq.model.prepare"),
     message:
         "Prepare the model {wildcards.model}"

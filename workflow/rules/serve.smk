@@ -21,7 +21,8 @@ rule serve:
     threads: workflow.cores
     params:
         serve=of_experiment("serve"),
-        backend=of_experiment("backend", "name"),
+        backend=of_experiment("backend", "name margins"),
+        model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
         workload=of_experiment("workload", "slots ignore_eos"),
         code=code_digest("llmpq.serve.*"),
@@ -50,6 +51,7 @@ rule evaluate:
         ENVIRONMENT
     params:
         evaluate=of_experiment("evaluate"),
+        model=of_experiment("model", "end_option"),
         code=code_digest("llmpq.evaluate.*"),
     message:
         "Perplexity of {wildcards.experiment} as {wildcards.strategy} planned it"

@@ -10,7 +10,7 @@ from llmpq.job import job
 from llmpq.text import load_tokenizer, token_windows
 
 with job(snakemake):
-    given, settings = snakemake.input, snakemake.params.evaluate
+    given, settings = snakemake.input, {**snakemake.params.evaluate, **snakemake.params.model}
     plan = artifacts.read(given.plan, "plan")
     options = plan_options(plan)
     manifests = [Path(group) / "manifest.json" for group in given.quantised]
@@ -20,7 +20,7 @@ with job(snakemake):
         tokenizer = load_tokenizer(given.checkpoint)
         cut = {"windows": settings["windows"], "tokens": settings["window_tokens"]}
         texts = {Path(text).stem: torch.tensor(token_windows(tokenizer, text, settings["region"], **cut)) for text in given.texts}
-        body = evaluate_quality(given.checkpoint, manifests[0].parent.parent, options, texts)
+        body = evaluate_quality(given.checkpoint, manifests[0].parent.parent, options, texts, end_option=settings["end_option"])
         artifacts.write(shared, "quality", body, source="measured", inputs=[*manifests, *given.texts], config=settings)
     body = {name: value for name, value in artifacts.read(shared, "quality").items() if name not in ("schema", "version", "provenance")}
     write_quality(snakemake.output[0], plan, body, inputs=[given.plan, shared])

@@ -15,5 +15,12 @@ with job(snakemake):
         given.checkpoint,
         Path(given.quantised[0]).parent,
         Path(snakemake.output.serve).parent,
-        {**params.serve, **params.workload, "experiment": snakemake.wildcards.experiment, "backend": params.backend["name"]},
+        {
+            **params.serve,
+            **params.workload,
+            **params.model,
+            "margins": params.backend["margins"],
+            "backend": params.backend["name"],
+            "experiment": snakemake.wildcards.experiment,
+        },
     )
