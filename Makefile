@@ -6,6 +6,8 @@ CORES ?= 2
 PORT ?= 5000
 EXPERIMENTS ?= duo
 BIN := $(VENV)/bin
+# Snakemake says only what went wrong outside a job; each job tells itself how it goes.
+SNAKEMAKE := snakemake --workflow-profile none --rerun-incomplete --quiet host progress reason rules --cores
 READY := $(VENV)/.ready
 # The programs of the environment (snakemake, glpsol, dot-less DAGs …) come first; nothing is ever sent to a tracking service.
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -15,15 +17,14 @@ export DO_NOT_TRACK := 1
 .PHONY: run all test test-fast lint format ui doctor bench help clean
 
 run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
-	@snakemake --cores $(CORES) --quiet host progress reason rules --config experiments=$(EXPERIMENTS)
+	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
 	@for name in $(subst $(comma), ,$(EXPERIMENTS)); do llmpq report --table results/experiments/$$name || exit $$?; done
-	@echo "MLflow: make ui, then http://127.0.0.1:$(PORT)"
 
 all: $(READY) ## Run every experiment of config/experiment
-	@snakemake --cores $(CORES) --quiet host progress reason rules all
+	@$(SNAKEMAKE) $(CORES) all
 
 test: $(READY) ## Run the tests (the real model is prepared first, once)
-	@snakemake --cores $(CORES) --quiet host progress reason rules -- $(TEST_DATA)
+	@$(SNAKEMAKE) $(CORES) -- $(TEST_DATA)
 	pytest
 
 test-fast: $(READY) ## Run the tests that take seconds

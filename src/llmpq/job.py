@@ -88,11 +88,11 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 
 def _watch(known: dict[str, Any] | None, log: Path, title: str, terminal: TextIO) -> None:
     """Show progress; end this job when the workflow that started it is gone (killed, so that it could not stop its jobs itself)."""
-    here = known is not None and known["host"] == platform.node() and _alive(known["pid"])
+    here = known is not None and known["host"] == platform.node() and session.alive(known["pid"], known["began"])
     shown, last = time.monotonic(), ""
     while True:
         time.sleep(WATCH_EVERY_S)
-        if here and known is not None and not _alive(known["pid"]):
+        if here and known is not None and not session.alive(known["pid"], known["began"]):
             print("the workflow that started this job is gone; stopping", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGTERM)
             return
@@ -113,13 +113,3 @@ def _progress_line(log: Path) -> str:
 def _say(terminal: TextIO, text: str) -> None:
     with contextlib.suppress(OSError):  # a terminal that is gone must not stop the work
         print(text, file=terminal, flush=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -6,6 +6,7 @@ come the progress lines, the times shown in MLflow, and the stages that failed o
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts
+from llmpq.errors import ConfigError
 
 FOLDER = Path("results/.jobs")
 UNFINISHED = ("running", "failed", "interrupted")
@@ -30,6 +32,7 @@ def begin_session(experiments: Mapping[str, Any], total: int) -> None:
         if marker["state"] in UNFINISHED:
             marker_path(marker["rule"], marker["wildcards"]).unlink(missing_ok=True)
     session = {"id": f"{platform.node()}-{os.getpid()}-{time.time_ns()}", "host": platform.node(), "pid": os.getpid(), "total": total}
+    session["began"] = _began(os.getpid())
     artifacts.write_text(FOLDER / "session.json", json.dumps({**session, "started": 0, "experiments": dict(experiments)}))
 
 
@@ -98,3 +101,48 @@ def _locked() -> Iterator[None]:
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def only_errors() -> None:
+    """Let Snakemake speak only of what went wrong outside a job; each job says itself how it went, in one line."""
+    said = (
+        "RuleException",
+        "Exiting because",
+        "Shutting down",
+        "Error in rule",
+        "At least one job did not",
+        "WorkflowError:\nAt least one job",
+    )
+    logging.getLogger("snakemake.logging").addFilter(
+        lambda record: record.levelno >= logging.WARNING and not record.getMessage().lstrip().startswith(said)
+    )
+
+
+def take_over_lock() -> None:
+    """Remove the lock that a killed run left in this folder; ConfigError where that run is still at work.
+
+    Snakemake itself would ask for ``--unlock``, since it cannot know; here the process that held the lock is on record.
+    """
+    locks = list(Path(".snakemake/locks").glob("*.lock"))
+    known = read_session()
+    if not locks or known is None or known["host"] != platform.node():
+        return
+    if alive(known["pid"], known["began"]):
+        raise ConfigError(f"another run (process {known['pid']}) is at work in this folder: wait for it, or stop it")
+    for lock in locks:
+        lock.unlink(missing_ok=True)
+    print(f"llmpq: an earlier run (process {known['pid']}) was killed; going on where it stopped", file=sys.stderr)
+
+
+def alive(pid: int, began: float | None = None) -> bool:
+    """Whether process ``pid`` runs here, and is the one that began at ``began`` (clock ticks after boot; numbers are used again)."""
+    found = _began(pid)
+    return found is not None and began in (None, found)
+
+
+def _began(pid: int) -> float | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else float(fields[19])

@@ -4,13 +4,19 @@ import sys
 
 from llmpq.config_cache import load_experiments
 from llmpq.errors import LlmpqError
-from llmpq.session import begin_session, end_session
+from llmpq.session import begin_session, end_session, only_errors, take_over_lock
 
 
 from llmpq.sources import code_digest
 from llmpq.track_files import targets
 
+if workflow.is_main_process and "rules" in map(
+    str, workflow.output_settings.quiet or ()
+):
+    only_errors()
 try:
+    if workflow.is_main_process and not workflow.dryrun:
+        take_over_lock()
     EXPERIMENTS = load_experiments(
         Path(workflow.basedir) / "config", config, ".snakemake/llmpq"
     )
