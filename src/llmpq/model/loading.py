@@ -1,5 +1,6 @@
 """Building a StageModel: from the layer files of quantise, or straight from the checkpoint for options that need no calibration."""
 
+import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,9 +46,11 @@ class StageLoader:
         for option in options:
             weight_option(option)
         self._resident, self._digests = dict.fromkeys(self._resident, 0), []
+        # The ends first: reading them takes the most beside what is kept, and so far nothing else is.
         embedding = self._embedding() if has_embedding else None
-        layers = [self._layer(first_layer + offset, option) for offset, option in enumerate(options)]
         head = self._head() if has_head else None
+        _return_freed_memory()
+        layers = [self._layer(first_layer + offset, option) for offset, option in enumerate(options)]
         return StageModel(self.checkpoint.spec, first_layer, layers, embedding, head, self._resident, self._digests)
 
     def _account(self, kind: str, resident: int) -> None:
@@ -61,7 +64,10 @@ class StageLoader:
         self._account("weights", resident_layer_bytes(self.checkpoint.spec, option, max(columns, default=OUTLIER_COLUMNS)))
         operators = {name: make_linear(option, parts, stored.bias(name)) for name, parts in stored.operators.items()}
         self._digests.append(digest)
-        return DecoderLayer(self.checkpoint.spec, stored.vectors, operators)
+        layer = DecoderLayer(self.checkpoint.spec, stored.vectors, operators)
+        del stored
+        _return_freed_memory()
+        return layer
 
     def _read(self, index: int, option: str) -> tuple[LayerTensors, str]:
         if self.quantised_dir is None or option == _YARDSTICK:
@@ -80,6 +86,13 @@ class StageLoader:
         self._account("head", resident_end_bytes(spec, "head", self.end_option))
         tensors = self.checkpoint.head()
         return Head(spec, tensors, make_linear(self.end_option, {"weight": tensors["head.weight"]}))
+
+
+def _return_freed_memory() -> None:
+    """Hand the raw tensors' pages back to the system at once: glibc keeps them, and a stage would grow by half more than it holds."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _stored(tensors: dict[str, Tensor], option: str) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The real SmolLM2: in fp32 our greedy tokens are those of transformers, one stage or three, and every text window scores alike."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ from llmpq.text import load_tokenizer, prepare_text, token_windows
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 16, 48, 24
 
 pytestmark = pytest.mark.real_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another make this test ten times longer on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
