@@ -1,11 +1,13 @@
 """From a plan, a cluster and requests to one job per stage: everything checked before a process starts."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts
+from llmpq.emulation import shared_core_quota
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 
@@ -59,8 +61,13 @@ def check_problem(plan: Mapping[str, Any], problem: Mapping[str, Any], plan_path
         raise ServeError(f"{plan_path} was made for another problem than {problem_path}; plan again")
 
 
-def check_plan(plan: Mapping[str, Any], spec: ModelSpec, source: Path) -> None:
-    """Refuse a plan whose stages do not make up this model once, in order: raises ServeError naming the stage."""
+def check_plan(plan: Mapping[str, Any], spec: ModelSpec, slots: int, source: Path) -> None:
+    """Refuse a plan whose stages do not make up this model once, in order, or that is for other ``slots``: raises ServeError."""
+    size, count = plan["micro_batch"]["decode"], plan["micro_batch"]["decode_count"]
+    if -(-slots // size) != count:
+        raise ServeError(
+            f"{source}: {count} decode micro-batches of at most {size} do not make up {slots} slots; plan again for this workload"
+        )
     layer = 0
     for number, stage in enumerate(plan["stages"]):
         where = f"{source}: stage {number} ({stage['device']})"
@@ -127,9 +134,15 @@ def stage_jobs(
     return jobs
 
 
+def speed_claimed(jobs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the run's speed means anything: no more busy stages than cores, and no core asked for more than it can give."""
+    return len(jobs) <= len(os.sched_getaffinity(0)) and not shared_core_quota(jobs)
+
+
 def _budget(stage: Mapping[str, Any], device: Mapping[str, Any]) -> int:
     """The smaller of what the plan counted on and what the device has now, in bytes; ServeError when the planned bytes exceed it."""
-    budget = int(min(stage["bytes"]["budget"], device.get("memory_mib", float("inf")) * MIB))
+    usable = (device["memory_mib"] - device.get("reserve_mib", 0)) * MIB
+    budget = int(min(stage["bytes"]["budget"], usable))
     missing = stage["bytes"]["total"] - budget
     if missing > 0:
         raise ServeError(

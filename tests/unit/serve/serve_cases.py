@@ -11,7 +11,13 @@ import psutil
 import torch
 
 from llmpq import artifacts
+from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
+from llmpq.quant.files import LayerTensors, layer_file_name, layer_vectors, plain_layer, write_layer
+from llmpq.quant.grid import Grid
+from llmpq.quant.options import weight_option
+from llmpq.quant.quantise import stored_tensors
+from llmpq.quant.rtn import rtn
 from llmpq.serve.batch import serve
 from llmpq.serve.job import kv_bytes_per_layer
 
@@ -115,6 +121,24 @@ def write_plan(path: Path, body: Mapping[str, Any]) -> Path:
     return path
 
 
+def quantised_layers(checkpoint: Path, folder: Path, options: Sequence[str]) -> Path:
+    """Layer files of layer i at options[i], rounded to nearest (16 as it is)."""
+    source = Checkpoint(checkpoint)
+    for index, name in enumerate(options):
+        tensors, option = source.layer(index), weight_option(name)
+        if not option.quantised:
+            layer = plain_layer(tensors, source.spec.operators(), index, name)
+        else:
+            grid, kept = Grid(option.bits, option.group_size), range(8) if option.outliers else ()
+            operators = {
+                operator: stored_tensors(option, rtn(tensors[f"{operator}.weight"], grid, kept=kept))
+                for operator in source.spec.operators()
+            }
+            layer = LayerTensors(index, name, operators, layer_vectors(tensors, operators))
+        write_layer(folder / layer_file_name(index, name), layer)
+    return folder
+
+
 class Case:
     """A serving run in ``directory``: workload and plan files, cluster and settings; ``serve()`` runs it."""
 
@@ -127,7 +151,7 @@ class Case:
         sizes: tuple[int, int],
         *,
         slots: int = 0,
-        option: str = "32",
+        options: Sequence[str] = (),
         quantised: Path | None = None,
         **settings: Any,
     ) -> None:
@@ -135,7 +159,7 @@ class Case:
         capacity = max(len(row["prompt_tokens"]) + row["max_new_tokens"] for row in rows)
         slots = slots or len(rows)
         self.directory, self.checkpoint, self.quantised = directory, checkpoint, quantised
-        self.body = plan_body(spec, cut, sizes, [option] * sum(cut), slots, capacity)
+        self.body = plan_body(spec, cut, sizes, options or ["32"] * sum(cut), slots, capacity)
         self.cluster = cluster(len(cut))
         self.settings = {"slots": slots, "ignore_eos": True, "end_option": "32", "timeout_s": 20, "margins": True, **settings}
         self.workload = write_workload(directory / "workload.json", rows)

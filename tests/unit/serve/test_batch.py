@@ -11,6 +11,7 @@ from serve_cases import Case, requests
 
 from llmpq import artifacts
 from llmpq.errors import ArtifactError, LlmpqError, ServeError
+from llmpq.model.stage import StageModel
 
 LENGTHS, LIMITS = [5, 9, 17, 12, 3, 30, 21], [4, 9, 9, 3, 1, 9, 6]
 
@@ -35,6 +36,20 @@ def test_other_micro_batches_and_waves_over_two_stages_give_the_same_tokens(one_
     case = Case(tmp_path, tiny_checkpoint, requests(LENGTHS, LIMITS), [3, 3], (1, 2), slots=4)
     case.serve()
     assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in one_stage.results()]
+
+
+def test_every_option_in_one_plan_is_bit_identical_in_any_cut(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    options = ["16", "8", "w8a8", "w8a8-outlier", "4", "3"]
+    folder = serve_cases.quantised_layers(tiny_checkpoint, tmp_path / "quantised", options)
+    results, digests = [], set()
+    for name, cut in (("one", [6]), ("two", [4, 2]), ("three", [1, 2, 3])):
+        rows = requests(LENGTHS, LIMITS)
+        case = Case(tmp_path / name, tiny_checkpoint, rows, cut, (2, 3), options=options, quantised=folder, end_option="16")
+        digests.add(case.serve()["weights_sha256"])
+        results.append((case.directory / "requests.jsonl").read_bytes())
+    assert results[0] == results[1] == results[2]
+    whole = StageModel.load(tiny_checkpoint, folder, first_layer=0, options=options, has_embedding=True, has_head=True)
+    assert digests == {whole.weights_digest}
 
 
 def test_results_are_in_request_order_and_the_journal_is_gone(one_stage: Case) -> None:
@@ -123,6 +138,7 @@ def test_a_stage_that_would_exceed_its_budget_refuses_to_allocate(tmp_path: Path
         (lambda plan: plan["stages"][1].update(first_layer=2), r"stage 1 \(d1\) begins at layer 2 with 3 layers; layer 3 should come next"),
         (lambda plan: plan["stages"].pop(), "the embedding belongs to the first stage and the head to the last"),
         (lambda plan: plan["stages"][1]["options"].pop(), "the plan has 5 layers, the model 6; plan again"),
+        (lambda plan: plan["micro_batch"].update(decode_count=2), "2 decode micro-batches of at most 1 do not make up 1 slots"),
         (lambda plan: plan["stages"][1].update(device="d9"), "stage 1 is planned for device d9, the cluster has d0, d1"),
         (lambda plan: plan["stages"][1].update(options=["5"] * 3), "unknown weight option '5'"),
     ],
@@ -167,17 +183,11 @@ def test_another_problems_plan_is_refused(tmp_path: Path, tiny_checkpoint: Path)
 
 
 def test_a_corrupt_layer_file_fails_with_its_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    from llmpq.model.checkpoint import Checkpoint
-    from llmpq.quant.files import layer_file_name, plain_layer, write_layer
-
-    checkpoint = Checkpoint(tiny_checkpoint)
-    folder = tmp_path / "quantised"
-    for index in range(serve_cases.LAYERS):
-        layer = plain_layer(checkpoint.layer(index), checkpoint.spec.operators(), index, "16")
-        write_layer(folder / layer_file_name(index, "16"), layer)
-    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1), option="16", quantised=folder)
+    options = ["16"] * serve_cases.LAYERS
+    folder = serve_cases.quantised_layers(tiny_checkpoint, tmp_path / "quantised", options)
+    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1), options=options, quantised=folder)
     good = case.serve()
-    victim = folder / layer_file_name(4, "16")
+    victim = folder / "layer-004.16.safetensors"
     data = bytearray(victim.read_bytes())
     data[-3] ^= 0xFF
     victim.write_bytes(data)
@@ -185,6 +195,13 @@ def test_a_corrupt_layer_file_fails_with_its_name(tmp_path: Path, tiny_checkpoin
         case.serve()
     assert serve_cases.stage_processes() == []
     assert artifacts.read(tmp_path / "serve.json", "serve") == good  # the results of the run before are whole
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [6], (1, 1))
+    (tmp_path / "journal").write_text("in the way")
+    with pytest.raises(ServeError, match=r"journal: cannot be written: File exists"):
+        case.serve()
 
 
 def test_nothing_listens_beyond_the_loopback(tmp_path: Path, tiny_checkpoint: Path) -> None:

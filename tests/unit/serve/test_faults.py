@@ -156,6 +156,22 @@ def test_when_the_launcher_is_stopped_no_stage_outlives_it_and_the_command_goes_
         assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in undisturbed]
 
 
+def test_a_run_that_died_after_its_last_request_keeps_the_results_and_measures_again(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4] * 4, 3), [6], (1, 2), slots=2)
+    case.serve()
+    whole = case.results()
+    (tmp_path / "requests.jsonl").unlink()
+    (tmp_path / "requests.jsonl").mkdir()
+    with pytest.raises(ServeError, match="cannot be written: Is a directory"):
+        case.serve()
+    assert len(case.journal()) == 4
+    (tmp_path / "requests.jsonl").rmdir()
+    document = case.serve()
+    assert (document["served_requests"], document["new_tokens"]) == (2, 6)
+    assert case.results() == whole
+    assert any("the last 2 are served again to measure" in line for line in case.said)
+
+
 def test_serving_works_off_the_main_thread(tmp_path: Path, tiny_checkpoint: Path) -> None:
     case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 3), [3, 3], (1, 1))
     documents = []

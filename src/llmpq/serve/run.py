@@ -1,0 +1,92 @@
+"""The attempts of one serving run: what the journal has not yet, until it has everything."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmpq.errors import ServeError
+from llmpq.serve.job import Settings
+from llmpq.serve.journal import Journal
+from llmpq.serve.launch import StageLostError, run_stages
+
+BACKOFF_S = 1.0  # before the first automatic restart; doubled each time
+
+
+@dataclass
+class Run:
+    """Serves the ``requests`` that the journal lacks; ``served``, ``load_s`` and ``weights`` are those of the last attempt."""
+
+    jobs: Sequence[dict[str, Any]]
+    requests: Sequence[Mapping[str, Any]]
+    journal: Journal
+    settings: Settings
+    log_dir: Path
+    say: Callable[[str], None]
+    served: int = 0
+    restarts: int = 0
+    load_s: float = 0.0
+    _wanted_tokens: int = 0
+    _warm_at: float = 0.0
+    _weights: dict[int, list[str]] = field(default_factory=dict)
+
+    def to_the_end(self) -> list[dict[str, Any]]:
+        """Serve, starting again after a lost stage as often as allowed; returns the stages' reports of the last attempt."""
+        while True:
+            try:
+                return self._attempt()
+            except StageLostError as error:
+                if self.restarts >= self.settings.max_restarts:
+                    raise ServeError(f"{error}\n{self._kept()}; run the same command again to serve the missing ones") from None
+                self.restarts += 1
+                self.say(f"{error}\n{self._kept()}; restart {self.restarts} of {self.settings.max_restarts}")
+                time.sleep(BACKOFF_S * 2 ** (self.restarts - 1))
+            except (KeyboardInterrupt, SystemExit):
+                self.say(f"stopped; {self._kept()}")
+                raise
+
+    def weights_sha256(self) -> str:
+        """Digest of the layers that were served, whatever the cut: the same weights evaluated in one piece give the same."""
+        from llmpq.quant.files import combined_digest
+
+        return combined_digest(digest for _, digests in sorted(self._weights.items()) for digest in digests)
+
+    def _kept(self) -> str:
+        return f"{len(self.journal.finished)} of {len(self.requests)} requests are finished and kept in {self.journal.path}"
+
+    def _attempt(self) -> list[dict[str, Any]]:
+        missing = [request for request in self.requests if request["id"] not in self.journal.finished]
+        if not missing:  # a run that died between its last request and its figures: the results stand, the figures are taken again
+            missing = list(self.requests[-self.settings.slots :])
+            self.say(f"{self._kept()}, but nothing of how long they took; the last {len(missing)} are served again to measure")
+        self.served, self.load_s, self._warm_at = len(missing), 0.0, 0.0
+        self._wanted_tokens = sum(request["max_new_tokens"] for request in missing)
+        jobs = [{**job, "requests": missing} if job["rank"] == 0 else job for job in self.jobs]
+        return run_stages(
+            jobs,
+            self.log_dir,
+            port=self.settings.port,
+            load_timeout_s=self.settings.load_timeout_s,
+            timeout_s=self.settings.timeout_s,
+            on_event=self._on_event,
+        )
+
+    def _on_event(self, rank: int, event: Mapping[str, Any]) -> None:
+        if event["event"] == "finished":
+            self.journal.append(event["requests"])
+        elif event["event"] == "loaded":
+            self.load_s = max(self.load_s, event["seconds"])
+            self._weights[rank] = event["layer_digests"]
+            self.say(f"{self.jobs[rank]['title']} loaded in {event['seconds']:.1f} s")
+        elif event["event"] == "warm":
+            self._warm_at = time.monotonic()
+        elif event["event"] == "progress" and self._warm_at:
+            seconds = time.monotonic() - self._warm_at
+            finished = f"{len(self.journal.finished)} of {len(self.requests)} requests finished"
+            if not event["tokens"]:
+                self.say(f"prefill, {seconds:.0f} s; {finished}")
+            else:
+                left = seconds * (self._wanted_tokens / event["tokens"] - 1)
+                rate = event["tokens"] / seconds
+                self.say(f"{event['tokens']} of at most {self._wanted_tokens} tokens, {rate:.1f} tokens/s, {left:.0f} s left; {finished}")
