@@ -102,6 +102,14 @@ def test_without_a_network_there_is_one_clear_message(tmp_path: Path, monkeypatc
     assert nothing_finished(tmp_path / "out")
 
 
+def test_a_hub_that_cannot_be_reached_has_one_clear_message(tmp_path: Path) -> None:
+    program = "import sys; from llmpq.model.prepare import prepare_model; prepare_model({'name': 'x', 'source': 'hub', 'path': 'a/b'}, sys.argv[1])"
+    unreachable = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], env=unreachable, capture_output=True, text=True)
+    assert "ModelError: the hub model 'a/b' cannot be downloaded" in done.stderr.splitlines()[-1]
+    assert nothing_finished(tmp_path / "out")
+
+
 def test_a_killed_conversion_leaves_nothing_finished_and_the_next_one_mends_it(package: dict[str, Any], tmp_path: Path) -> None:
     """The process is killed where the most harm could be done: weights written, record not yet."""
     program = (
