@@ -103,7 +103,8 @@ def test_without_a_network_there_is_one_clear_message(tmp_path: Path, monkeypatc
 
 
 def test_a_hub_that_cannot_be_reached_has_one_clear_message(tmp_path: Path) -> None:
-    program = "import sys; from llmpq.model.prepare import prepare_model; prepare_model({'name': 'x', 'source': 'hub', 'path': 'a/b'}, sys.argv[1])"
+    config = {"name": "x", "source": "hub", "path": "a/b"}
+    program = f"import sys; from llmpq.model.prepare import prepare_model; prepare_model({config}, sys.argv[1])"
     unreachable = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], env=unreachable, capture_output=True, text=True)
     assert "ModelError: the hub model 'a/b' cannot be downloaded" in done.stderr.splitlines()[-1]
