@@ -43,7 +43,7 @@ format: $(READY) ## Rewrite the sources in the house style
 	snakefmt Snakefile workflow
 
 ui: $(READY) ## Show the runs in the browser (PORT=5000)
-	@llmpq track --ui --port $(PORT)
+	@llmpq ui --port $(PORT)
 
 doctor: $(READY) ## Say what this machine has and what is missing for what
 	@llmpq doctor

@@ -29,6 +29,7 @@ ORDER = (
     "evaluate",
     "report",
     "track",
+    "ui",
 )  # the way the work flows; others follow by name
 
 

@@ -1,0 +1,250 @@
+"""The small experiment from its configuration to its report, with the real model; then what a user does to it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from runs import EXPERIMENT, ROOT, Ran, mlflow_runs, processes, run, started, wait_for, workers
+
+from llmpq import artifacts
+from llmpq.config import compose
+from llmpq.track_files import targets
+
+pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.real_model, pytest.mark.timeout(1800)]
+HOME = Path(f"results/experiments/{EXPERIMENT}")
+KINDS = {"plan": "plan", "serve": "serve", "quality": "quality", "problem": "problem", "workload": "workload", "summary": "summary"}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    """A folder with the prepared model and texts in which the small experiment has run once."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("models", "texts"):
+        if not (ROOT / "resources" / name).is_dir():
+            pytest.fail("the model is not prepared: run the tests with `make test`")
+        (folder / "resources").mkdir(exist_ok=True)
+        (folder / "resources" / name).symlink_to(ROOT / "resources" / name)
+    return folder, run(folder)
+
+
+@pytest.fixture
+def folder(first: tuple[Path, Ran]) -> Path:
+    assert first[1].code == 0, first[1].text
+    return first[0]
+
+
+def read(folder: Path, strategy: str, name: str) -> dict[str, Any]:
+    return artifacts.read(folder / HOME / strategy / f"{name}.json", KINDS[name])
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a finished folder; large files, which every stage replaces as a whole, are linked."""
+
+    def copy(source: str, target: str) -> None:
+        if os.stat(source).st_size > 1_000_000:
+            os.link(source, target)
+        else:
+            shutil.copy2(source, target)
+
+    return Path(shutil.copytree(folder, to / "copy", symlinks=True, copy_function=copy, ignore=shutil.ignore_patterns("mlflow")))
+
+
+def tokens(folder: Path, strategy: str) -> list[list[int]]:
+    lines = (folder / HOME / strategy / "requests.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["tokens"] for line in lines]
+
+
+def test_everything_is_made_and_holds_together(folder: Path) -> None:
+    experiment = compose(ROOT / "config", [EXPERIMENT])[EXPERIMENT]
+    assert not [path for path in targets(experiment) if not (folder / path).exists()]
+    problem = artifacts.read(folder / HOME / "problem.json", "problem")
+    for strategy in experiment["strategies"]:
+        plan, served, quality = (read(folder, strategy, name) for name in ("plan", "serve", "quality"))
+        assert plan["problem_sha256"] == artifacts.body_digest(problem)
+        assert served["plan_sha256"] == artifacts.body_digest(plan)
+        assert sum(len(stage["options"]) for stage in plan["stages"]) == 30
+        assert served["weights_sha256"] == quality["weights_sha256"]
+        assert served["throughput"]["measured"]["tokens_per_s"] > 0
+        assert [len(found) for found in tokens(folder, strategy)] == [experiment["workload"]["new_tokens"]] * 4
+        for stage in served["stages"]:
+            assert (
+                sum(stage["bytes"]["measured"][part] for part in ("weights", "kv", "embedding", "head"))
+                <= stage["bytes"]["predicted"]["budget"]
+            )
+    page = (folder / HOME / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 3
+    assert not [word for word in ("http://", "https://") if f'src="{word}' in page]
+
+
+def test_progress_says_which_job_of_how_many(first: tuple[Path, Ran], folder: Path) -> None:
+    lines = first[1].text.splitlines()
+    starts = [line for line in lines if line.startswith("[")]
+    assert starts[0].startswith("[  1/")
+    total = int(starts[0].split("/")[1].split("]")[0])
+    assert starts[-1].startswith(f"[{total - 1:3d}/{total}] track")
+    assert not [line for line in lines if "Traceback" in line or "Select jobs" in line]
+
+
+def test_a_second_run_has_nothing_to_do_and_says_nothing(folder: Path) -> None:
+    again = run(folder)
+    assert (again.code, again.text.strip()) == (0, "")
+    assert again.seconds < 15
+
+
+def test_mlflow_has_a_finished_run_for_each_strategy_and_stage(folder: Path) -> None:
+    found = mlflow_runs(folder)
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    for strategy in ("llmpq", "uniform"):
+        metrics = found[strategy, None].data.metrics
+        for name in (
+            "measured.tokens_per_s",
+            "predicted.tokens_per_s",
+            "perplexity.wikipedia",
+            "perplexity.python-docs",
+            "gap",
+            "planning_s",
+        ):
+            assert name in metrics or (strategy, name) == ("uniform", "gap")
+
+
+def test_the_same_seed_gives_the_same_plan_and_the_same_tokens(folder: Path) -> None:
+    deciding = ("stages", "micro_batch", "omega_sum", "objective_ms", "problem_sha256")
+    before = {key: read(folder, "llmpq", "plan")[key] for key in deciding}, tokens(folder, "llmpq")
+    again = run(folder, "--forcerun", "plan", "workload")
+    assert again.code == 0, again.text
+    assert ({key: read(folder, "llmpq", "plan")[key] for key in deciding}, tokens(folder, "llmpq")) == before
+    assert len({run.info.run_id for run in mlflow_runs(folder).values()}) == len(mlflow_runs(folder))
+
+
+def test_a_truncated_artifact_is_named_and_its_stage_mends_it(folder: Path) -> None:
+    problem = folder / HOME / "problem.json"
+    whole = problem.read_bytes()
+    problem.write_bytes(whole[: len(whole) // 2])
+    broken = run(folder, "--forcerun", "plan")
+    assert broken.code != 0
+    errors = [line for line in broken.text.splitlines() if line.startswith("llmpq: error: plan")]
+    assert errors
+    assert all("problem.json: not a complete JSON file" in line for line in errors)
+    assert "Traceback" not in broken.text
+    assert mlflow_runs(folder)["llmpq", "plan"].info.status == "FAILED"
+    problem.unlink()
+    mended = run(folder)
+    assert mended.code == 0, mended.text
+    assert {run.info.status for run in mlflow_runs(folder).values()} == {"FINISHED"}
+
+
+def test_a_stage_process_that_dies_fails_the_run_within_seconds(folder: Path) -> None:
+    shutil.rmtree(folder / HOME / "llmpq" / "journal", ignore_errors=True)
+    with started(folder, "--forcerun", "serve") as process:
+        victim = wait_for(lambda: workers(process.pid), 120, "a serving process")[-1]
+        everything = processes(process.pid)
+        victim.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=90) != 0
+        left = [each for each in everything if each.is_running() and each.status() != psutil.STATUS_ZOMBIE and each.pid != process.pid]
+    text = (folder / "run.txt").read_text(encoding="utf-8")
+    assert not left
+    assert "llmpq: error: serve smoke/" in text
+    assert "killed by SIGKILL" in text or "SIGKILL" in text
+    failed = [key for key, run in mlflow_runs(folder).items() if run.info.status == "FAILED" and key[1] == "serve"]
+    assert len(failed) == 1
+    mended = run(folder)
+    assert mended.code == 0, mended.text
+    assert {run.info.status for run in mlflow_runs(folder).values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("kind", ["SIGKILL", "SIGINT"])
+def test_a_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(folder: Path, kind: str) -> None:
+    with started(folder, "--forcerun", "serve") as process:
+        wait_for(lambda: workers(process.pid), 120, "a serving process")
+        everything = processes(process.pid)
+        if kind == "SIGKILL":
+            os.kill(process.pid, signal.SIGKILL)
+        else:
+            os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
+        process.wait(timeout=60)
+        running = lambda: [each for each in everything if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]  # noqa: E731
+        wait_for(lambda: not running(), 30, "every process of the run to end")
+    again = run(folder)
+    assert again.code == 0, again.text
+    found = mlflow_runs(folder)
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["cluster.types.cpu-fast.memory_mib=40", "cluster.types.cpu-slow.memory_mib=40"],
+            ["plan smoke/", "fast0", "bytes"],
+        ),
+        (["quantizer.options=[16,w8a8,4]", "workload.prompt_tokens=9000"], ["positions"]),
+        (["workload.requests=4000", "workload.slots=4000"], ["workload smoke", "too short"]),
+    ],
+    ids=["a budget that nothing fits", "a prompt longer than the model", "more prompts than the text has"],
+)
+def test_what_cannot_be_done_is_one_clear_message(folder: Path, tmp_path: Path, overrides: list[str], parts: list[str]) -> None:
+    copy = copied(folder, tmp_path)
+    failed = run(copy, overrides=overrides)
+    errors = [line for line in failed.text.splitlines() if line.startswith("llmpq: error")]
+    assert failed.code != 0
+    assert errors, failed.text
+    for part in parts:
+        assert part in " ".join(errors), failed.text
+    assert "Traceback" not in failed.text
+
+
+def test_a_port_in_use_is_named(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        failed = run(copy, str(HOME / "llmpq" / "serve.json"), overrides=[f"serve.port={port}"])
+    assert failed.code != 0
+    assert f"port {port}" in failed.text
+    assert not (copy / HOME / "llmpq" / "serve.json").exists()
+
+
+def test_a_corrupt_model_file_is_named(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path)
+    (copy / "resources" / "models").unlink()
+    checkpoint = copy / "resources" / "models" / "smollm2-135m-instruct" / "checkpoint"
+    shutil.copytree(ROOT / "resources" / "models", copy / "resources" / "models")
+    weights = next(checkpoint.glob("*.safetensors"))
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+    failed = run(
+        copy, "--rerun-triggers", "mtime", "--forcerun", "calibrate", "--", "results/calibration/smollm2-135m-instruct/tiny.safetensors"
+    )
+    assert failed.code != 0
+    errors = [line for line in failed.text.splitlines() if line.startswith("llmpq: error: calibrate")]
+    assert errors, failed.text
+    assert weights.name in errors[0]
+
+
+def test_single_results_can_be_asked_for(folder: Path) -> None:
+    """The four kinds of target that the README shows are up to date after a run."""
+    names = [
+        "results/profiles/tiny/smollm2-135m-instruct/cpu-slow.json",
+        "results/indicators/smollm2-135m-instruct/tiny/variance.json",
+        str(HOME / "llmpq" / "plan.json"),
+        str(HOME / "llmpq" / "serve.json"),
+    ]
+    done = run(folder, "--", *names)
+    assert (done.code, done.text.strip()) == (0, "")
+
+
+def test_the_terminal_table_names_every_strategy(folder: Path) -> None:
+    program = [str(Path(sys.executable).parent / "llmpq"), "report", "--table", str(HOME)]
+    shown = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0
+    for word in ("llmpq", "uniform", "perplexity", "predicted", "report.html"):
+        assert word in shown.stdout
