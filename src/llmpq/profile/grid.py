@@ -13,7 +13,8 @@ from llmpq.model.greedy import greedy
 from llmpq.model.stage import StageModel
 from llmpq.profile import stack
 
-STACK_LAYERS = 8  # copies of the layer in the stack; a decode call runs them all
+STACK_LAYERS = 8  # copies of the layer in the stack that a decode call runs
+PRELUDE_LAYERS = 2  # further copies, run and timed just before it
 PREFILL_TOKENS = 512  # a prefill call runs as many layers as make at least this many tokens × layers: long prompts need no stack
 POINT_SECONDS = 0.03  # per configured repeat: cheap points are repeated more often than that, dear ones less
 MAX_REPEATS_FACTOR = 4
@@ -23,7 +24,11 @@ NO_OPTION = "-"  # the overhead rows belong to no weight option
 
 @dataclass
 class Point:
-    """One shape of one part at one option, the call that runs it, and its samples in seconds of the emulated device."""
+    """One shape of one part at one option, the call that runs it, and its samples in seconds of the emulated device.
+
+    A short ``prelude`` of the same kind brings code and allocator back into the processor's caches, though not the weights of ``call``.
+    What it takes beyond its layers is what a call costs whose predecessor was something else: in a pipeline, every call's.
+    """
 
     part: str
     phase: str
@@ -35,6 +40,9 @@ class Point:
     input_bytes: int
     samples: list[float] = field(default_factory=list)
     bare_samples: list[float] = field(default_factory=list)  # overhead only: without what the sleep cost beyond its due
+    prelude: Callable[[], Any] | None = None
+    prelude_layers: int = 0
+    prelude_samples: list[float] = field(default_factory=list)
     estimate_s: float = 0.0
     workspace_bytes: int = 0
 
@@ -53,34 +61,49 @@ class Grid:
         self.prompts = sorted({int(size) for size in settings["prompt_tokens"]})
         self.contexts = sorted({int(size) for size in settings["contexts"]})
         self.capacity = max(self.prompts[-1], self.contexts[-1])
-        self.layers = min(STACK_LAYERS, self.spec.layers)
         self.cache = stack.empty_stage(checkpoint).new_cache(self.sizes[-1], self.capacity)
-        self.layer_cache: StageCache | None = None  # shared by the options
+        self._caches: tuple[StageCache, StageCache] | None = None
         random_state = torch.Generator().manual_seed(0)
         self.hidden = torch.randn(self.sizes[-1], self.prompts[-1], self.spec.hidden, generator=random_state)
         self.ids = torch.randint(self.spec.vocab, (self.sizes[-1], self.prompts[-1]), generator=random_state)
 
     def layer_points(self, option: str) -> Iterator[Point]:
         """All shapes of a decoder layer at ``option``."""
-        full = stack.layer_stack(self.checkpoint, option, self.layers)
-        cache = self.layer_cache = self.layer_cache or full.new_cache(self.sizes[-1], self.capacity)
+        both = stack.layer_stack(self.checkpoint, option, STACK_LAYERS + PRELUDE_LAYERS)
+        full, brief = stack.some_layers(both, 0, STACK_LAYERS), stack.some_layers(both, STACK_LAYERS, PRELUDE_LAYERS)
+        cache, short_cache = self._layer_caches(full, brief)
         for size in self.sizes:
             for prompt in self.prompts:
-                layers = min(math.ceil(PREFILL_TOKENS / (size * prompt)), self.layers)
-                stage = stack.first_layers(full, layers)
+                layers = min(math.ceil(PREFILL_TOKENS / (size * prompt)), STACK_LAYERS)
+                stage = stack.some_layers(full, 0, layers)
                 own = stage.new_cache(size, prompt)
                 yield self._prefill("layer", option, stage, layers, size, prompt, self.hidden[:size, :prompt], own)
             for context in self.contexts:
-                yield self._decode("layer", option, full, self.layers, size, context, self.hidden[:size, 0], cache)
+                inputs = self.hidden[:size, 0]
+                point = self._decode("layer", option, full, STACK_LAYERS, size, context, inputs, cache)
+                point.prelude = self._decode("layer", option, brief, PRELUDE_LAYERS, size, context, inputs, short_cache).call
+                point.prelude_layers = PRELUDE_LAYERS
+                yield point
+
+    def _layer_caches(self, full: StageModel, brief: StageModel) -> tuple[StageCache, StageCache]:
+        """One pair for all options, which never run at the same time."""
+        if self._caches is None:
+            self._caches = full.new_cache(self.sizes[-1], self.capacity), brief.new_cache(self.sizes[-1], self.capacity)
+        return self._caches
 
     def end_points(self, end: str) -> Iterator[Point]:
         """All shapes of the embedding or the head, which do not look at a context."""
         stage = stack.end_stage(self.checkpoint.directory, end, self.end_option)
         inputs = self.ids if end == "embedding" else self.hidden
         for size in self.sizes:
-            for prompt in self.prompts:
-                yield self._prefill(end, self.end_option, stage, 1, size, prompt, inputs[:size, :prompt], self.cache)
-            yield self._decode(end, self.end_option, stage, 1, size, self.contexts[-1], inputs[:size, 0], self.cache)
+            points = [
+                self._prefill(end, self.end_option, stage, 1, size, prompt, inputs[:size, :prompt], self.cache) for prompt in self.prompts
+            ]
+            points.append(self._decode(end, self.end_option, stage, 1, size, self.contexts[-1], inputs[:size, 0], self.cache))
+            for point in points:
+                # The head comes right after a layer and its weights fit no cache; the rows that the embedding reads are cold.
+                point.prelude = point.call if end == "head" else None
+                yield point
 
     def overhead_points(self) -> Iterator[Point]:
         """The empty call at the grid's shapes."""

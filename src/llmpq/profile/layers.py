@@ -5,7 +5,8 @@ all options and shapes once in a new random order, so a disturbance hits all ali
 pipeline, where a layer's weights are pushed out by the rest of the model between two of its calls.
 
 Times are the emulated device's: slow-down × processor time of the call, the law by which llmpq.emulation stretches a call in serving; the
-sleep itself is left out here, except for the overhead of an empty call, which contains whatever the sleep costs beyond its due.
+sleep itself is left out here, except for the overhead of an empty call, which contains whatever the sleep costs beyond its due. The
+overhead of a decode call further contains what a call costs after the caches have seen something else (llmpq.profile.grid.Point).
 """
 
 import random
@@ -109,10 +110,10 @@ def time_points(
             point.workspace_bytes = peak_temporary_bytes(point.call) + (point.input_bytes if point.layers == 1 else 0)
             point.estimate_s = time.perf_counter() - start
             if point.estimate_s < DEAR_SECONDS:  # a dear call has warmed up by now; of a cheap one that was mostly the recording
-                for _ in range(int(settings["warmup"])):
-                    point.call()
-                point.estimate_s = _sample(point, base)
-                point.bare_samples.clear()
+                for _ in range(int(settings["warmup"]) + 1):
+                    with base.call() as timed:
+                        point.call()
+                point.estimate_s = timed.cpu_s * (1 if point.prelude is None else 1 + (point.prelude_layers or point.layers) / point.layers)
     configured = int(settings["repeats"])
     wanted = {id(point): point.repeats(configured) for point in points}
     total = sum(wanted[id(point)] * point.estimate_s for point in points)
@@ -123,34 +124,39 @@ def time_points(
             round_points = [point for point in points if turn < wanted[id(point)]]
             order.shuffle(round_points)
             for point in round_points:
-                point.samples.append(_sample(point, emulator if point.part == "overhead" else base, emulator.slowdown))
+                _sample(point, emulator, base)
                 spent += point.estimate_s
                 if time.perf_counter() - announced > 5:
                     announced = time.perf_counter()
                     progress(f"profile {name}: {100 * spent / total:.0f} %, {total - spent:.0f} s left")
 
 
-def _sample(point: Point, emulator: Emulator, slowdown: float = 1.0) -> float:
-    """One timed call, in seconds of the emulated device; an overhead call really sleeps and counts as long as it really took."""
-    with emulator.call() as call:
+def _sample(point: Point, emulator: Emulator, base: Emulator) -> None:
+    """Time one point once, in seconds of the emulated device; an empty call really sleeps and counts as long as it really took."""
+    if point.prelude is not None:
+        with base.call() as call:
+            point.prelude()
+        point.prelude_samples.append(emulator.slowdown * call.cpu_s)
+    with (emulator if point.part == "overhead" else base).call() as call:
         point.call()
-    stretched = slowdown * call.cpu_s
-    if point.part != "overhead":
-        return stretched
-    point.bare_samples.append(stretched)
-    return max(call.elapsed_s, stretched)
+    stretched = emulator.slowdown * call.cpu_s
+    if point.part == "overhead":
+        point.bare_samples.append(stretched)
+        stretched = max(call.elapsed_s, stretched)
+    point.samples.append(stretched)
 
 
 def rows_of(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Profile rows: samples less the overhead of an empty call at the same shape, divided by the layers of the stack."""
-    empty = {
-        (point.phase, point.micro_batch, point.length): float(np.median(point.bare_samples)) for point in points if point.part == "overhead"
-    }
+    """Profile rows: samples less the empty call at the same shape, divided by the layers; the overhead also has what cold calls cost."""
+    empty, cold = empty_calls(points), cold_calls(points)
     rows = []
     for point in sorted(points, key=lambda point: PARTS.index(point.part)):
-        overhead = 0.0 if point.part == "overhead" else empty[point.phase, point.micro_batch, point.length]
-        # An end can be as cheap as the empty call itself: a thousandth of the sample is then as good a guess as any, and never negative.
-        seconds = [max(sample - overhead, 1e-3 * sample) / point.layers for sample in point.samples]
+        shape = (point.phase, point.micro_batch, point.length)
+        if point.part == "overhead":
+            seconds = [sample + cold.get(shape, 0.0) for sample in point.samples]
+        else:
+            # An end can be as cheap as the empty call itself: a thousandth of the sample is then as good a guess as any.
+            seconds = [max(sample - empty[shape], 1e-3 * sample) / point.layers for sample in point.samples]
         rows.append(
             {
                 "part": point.part,
@@ -164,3 +170,23 @@ def rows_of(points: Sequence[Point]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def empty_calls(points: Sequence[Point]) -> dict[tuple[str, int, int], float]:
+    """Median seconds of an empty call by (phase, micro_batch, length), without what its sleep cost beyond its due."""
+    return {
+        (point.phase, point.micro_batch, point.length): float(np.median(point.bare_samples)) for point in points if point.part == "overhead"
+    }
+
+
+def cold_calls(points: Sequence[Point]) -> dict[tuple[str, int, int], float]:
+    """Seconds by shape that a prelude took beyond its layers and an empty call: the median over options, at least 0."""
+    empty = empty_calls(points)
+    found: dict[tuple[str, int, int], list[float]] = {}
+    for point in points:
+        if point.prelude_layers:
+            shape = (point.phase, point.micro_batch, point.length)
+            layer = (float(np.median(point.samples)) - empty[shape]) / point.layers
+            beyond = float(np.median(point.prelude_samples)) - empty[shape] - point.prelude_layers * layer
+            found.setdefault(shape, []).append(max(beyond, 0.0))
+    return {shape: float(np.median(values)) for shape, values in found.items()}

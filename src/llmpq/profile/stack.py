@@ -44,9 +44,9 @@ def _stored(weight: Tensor, option: WeightOption) -> dict[str, Tensor]:
     return stored_tensors(option, rtn(weight, Grid(option.bits, option.group_size), kept=list(kept)[: outlier_count(columns)]))
 
 
-def first_layers(stage: StageModel, count: int) -> StageModel:
-    """The same stage with its first ``count`` layers only; weights are shared, not copied."""
-    return _bare_stage(stage.spec, stage.layers[:count])
+def some_layers(stage: StageModel, first: int, count: int) -> StageModel:
+    """``count`` layers of the stage from ``first`` on; weights are shared, not copied."""
+    return _bare_stage(stage.spec, stage.layers[first : first + count])
 
 
 def empty_stage(checkpoint: Checkpoint) -> StageModel:

@@ -86,6 +86,18 @@ def test_rows_are_per_layer_and_without_the_empty_call() -> None:
     assert rows["overhead"]["p50_ms"] == pytest.approx(500.0)  # what the sleep costs beyond its due stays in the overhead
 
 
+def test_what_a_cold_call_costs_goes_to_the_overhead() -> None:
+    empty = Point("overhead", "decode", "-", 2, 8, 1, print, 0, samples=[0.1], bare_samples=[0.1])
+    points = [empty]
+    for option, beyond in (("16", 0.2), ("8", 0.4), ("4", 3.0)):
+        own = Point("layer", "decode", option, 2, 8, 4, print, 0, samples=[0.1 + 4 * 0.5])
+        own.prelude, own.prelude_layers, own.prelude_samples = print, 2, [0.1 + 2 * 0.5 + beyond]
+        points.append(own)
+    rows = {(row["part"], row["option"]): row for row in rows_of(points)}
+    assert rows["layer", "8"]["p50_ms"] == pytest.approx(500.0)
+    assert rows["overhead", "-"]["p50_ms"] == pytest.approx(100.0 + 400.0)  # the median option's
+
+
 def test_peak_temporary_bytes_counts_what_is_held_at_once() -> None:
     x = torch.zeros(1000, dtype=torch.float32)
 
