@@ -5,7 +5,7 @@ from pathlib import Path
 from llmpq.job import job
 from llmpq.serve.batch import serve
 
-with job(snakemake):
+with job(snakemake) as current:
     given, params = snakemake.input, snakemake.params
     serve(
         given.plan,
@@ -23,4 +23,5 @@ with job(snakemake):
             "backend": params.backend["name"],
             "experiment": snakemake.wildcards.experiment,
         },
+        say=current.progress,
     )

@@ -101,8 +101,6 @@ def _load(job: dict[str, Any], emulator: Emulator, ledger: Ledger) -> "Stage":
         end_option=job["end_option"],
         on_bytes=ledger.reserve,
     )
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what packing left behind: 63 MB beside 225 MB of SmolLM2's first half
     ledger.reserve("kv", job["kv_bytes_per_layer"] * len(job["options"]))
     cache = model.new_cache(job["slots"], job["capacity"])
     if cache.nbytes != ledger.taken["kv"]:
