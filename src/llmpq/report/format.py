@@ -27,8 +27,8 @@ def percent(value: float | None, *, signed: bool = False) -> str:
     """``value`` (already in percent) as text: one decimal below ten, none above, with a sign on request."""
     if value is None:
         return "–"
-    rounded = f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
-    if float(rounded) == 0:
+    rounded = f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}" if abs(value) < 1000 else number(value)
+    if abs(value) < 0.05:
         return "0.0 %"
     sign = "+" if signed and value > 0 else ""
     return f"{sign}{rounded} %".replace("-", "−")

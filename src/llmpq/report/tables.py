@@ -182,25 +182,35 @@ _CANDIDATES = ("enumerated", "pruned", "solved")
 
 
 def cost_model(experiment: Experiment) -> Table | None:
-    """Held-out error of the latency fits, per device, part and phase; None when no cost file was given."""
+    """Held-out error of the latency fits, per device and part; None when no cost file was given."""
     rows = []
     for cost in experiment.costs:
-        for part, phase in dict.fromkeys((fit["part"], fit["phase"]) for fit in cost["fits"]):
-            fits = [fit for fit in cost["fits"] if (fit["part"], fit["phase"]) == (part, phase)]
-            points = sum(fit["points"] for fit in fits)
-            error = sum(fit["heldout_mape"] * fit["points"] for fit in fits) / points
+        for part in dict.fromkeys(fit["part"] for fit in cost["fits"]):
+            fits = [fit for fit in cost["fits"] if fit["part"] == part]
             worst = max(fits, key=lambda fit: fit["heldout_mape"])
+            points = sum(fit["points"] for fit in fits)
             rows.append([
-                Cell(cost["device"]), Cell(part), Cell(phase), Cell(percent(100 * error), key=error), Cell(str(points), key=points),
-                Cell(percent(100 * worst["heldout_mape"]), f"option {worst['option']}", worst["heldout_mape"]),
+                Cell(cost["device"]), Cell(part), *[_heldout(fits, phase) for phase in ("prefill", "decode")],
+                Cell(str(points), key=points),
+                Cell(percent(100 * worst["heldout_mape"]), f"{worst['phase']}, option {worst['option']}", worst["heldout_mape"]),
             ])  # fmt: skip
     if not rows:
         return None
     columns = [
-        Column("device", numeric=False), Column("part", numeric=False), Column("phase", numeric=False),
-        Column("mean error", "held-out points"), Column("points"), Column("worst option"),
+        Column("device", numeric=False), Column("part", numeric=False), Column("prefill", "mean error"), Column("decode", "mean error"),
+        Column("points", "measured"), Column("worst"),
     ]  # fmt: skip
-    return Table("How well the latency model predicts measurements it has not seen.", columns, rows)
+    caption = "How well the latency model predicts measurements it has not seen (points held out of the fit)."
+    return Table(caption, columns, rows)
+
+
+def _heldout(fits: list[Document], phase: str) -> Cell:
+    """Mean held-out error of one phase's fits, each weighted by its points."""
+    mine = [fit for fit in fits if fit["phase"] == phase]
+    if not mine:
+        return Cell("–", key=-1)
+    error = sum(fit["heldout_mape"] * fit["points"] for fit in mine) / sum(fit["points"] for fit in mine)
+    return Cell(percent(100 * error), key=error)
 
 
 def files(experiment: Experiment, page: Path) -> list[dict[str, str]]:

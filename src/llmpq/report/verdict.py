@@ -85,8 +85,8 @@ def _quality(focus: Entry, others: list[Entry], side: str, speed_claimed: bool) 
         speed = 0 if not speed_claimed or abs(_ratio(focus, other, side) - 1) <= LEVEL else 1 if _ratio(focus, other, side) > 1 else -1
         groups.setdefault(_relation(speed, _fidelity(focus, other)), []).append(other["strategy"])
     sentences = {
-        "beaten": f"Measured by both, {name} does better than {{}}.",
-        "beating": f"{{}} did better in speed or perplexity and worse in neither: here the search of {name} gained nothing.",
+        "beaten": f"{name} is ahead of {{}} in speed or perplexity and behind in neither.",
+        "beating": f"{{}} came out ahead in speed or perplexity and behind in neither: here the search of {name} gained nothing.",
         "level": "{} cannot be told from it in either.",
         "slower": "Slower than it, but with lower perplexity: {}.",
         "faster": "Faster than it, but with higher perplexity: {}.",
@@ -156,7 +156,7 @@ def _certificate(focus: Entry) -> str:
     planning = focus["planning"]
     name, gap, seconds = focus["strategy"], planning["gap"], number(planning["seconds"])
     if planning["status"] == "optimal":
-        limit = "no better plan exists" if gap is not None and gap <= 1e-9 else f"no plan can be more than {gap_percent(gap)} better"
+        limit = "no better plan exists" if gap is not None and gap < 1e-5 else f"no plan can be more than {gap_percent(gap)} better"
         return f"Planning took {seconds} s, and within the cost model {limit} than the one {name} chose: that is proved."
     if gap is not None:
         return f"Planning took {seconds} s and stopped before a proof: by the cost model a plan up to {gap_percent(gap)} better may exist."

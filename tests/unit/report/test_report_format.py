@@ -21,7 +21,16 @@ def test_three_significant_digits(value: float | None, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(3.84, "+3.8 %"), (-3.84, "−3.8 %"), (0.01, "0.0 %"), (-0.04, "0.0 %"), (37.9, "+38 %"), (9.96, "+10 %"), (None, "–")],
+    [
+        (3.84, "+3.8 %"),
+        (-3.84, "−3.8 %"),
+        (0.01, "0.0 %"),
+        (-0.04, "0.0 %"),
+        (37.9, "+38 %"),
+        (9.96, "+10 %"),
+        (-15926.4, "−15,900 %"),
+        (None, "–"),
+    ],
 )
 def test_percent_has_a_sign_only_where_there_is_something(value: float | None, expected: str) -> None:
     assert text.percent(value, signed=True) == expected

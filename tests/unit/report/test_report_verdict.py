@@ -63,8 +63,9 @@ def test_quality_tells_who_was_beaten_by_whom() -> None:
         _entry("slow", 40, 19),
     ]
     assert _verdict(_entry("llmpq", 50, 20), *others)["points"][0] == (
-        "Its perplexity, lower being better, is 20.0 ± 0.50 on prose. Measured by both, llmpq does better than adabits. "
-        "uniform did better in speed or perplexity and worse in neither: here the search of llmpq gained nothing. "
+        "Its perplexity, lower being better, is 20.0 ± 0.50 on prose. "
+        "llmpq is ahead of adabits in speed or perplexity and behind in neither. "
+        "uniform came out ahead in speed or perplexity and behind in neither: here the search of llmpq gained nothing. "
         "even cannot be told from it in either. Slower than it, but with lower perplexity: slow. "
         "Faster than it, but with higher perplexity: pipeedge."
     )

@@ -119,7 +119,7 @@ def _draw_errors(rows: list[Row]) -> go.Figure:
     reach = max(12.0, 1.12 * max(abs(row["error_percent"] or 0) for row in rows))
     figure.add_vline(x=0, line={"color": "#8a94a6", "width": 1.5})
     figure.update_layout(layout(
-        400, xaxis=axis(range=[-reach, reach], ticksuffix=" %", nticks=7, title="(predicted − measured) / measured"),
+        400, xaxis=axis(range=[-reach, reach], ticksuffix=" %", nticks=5, tickangle=0, title="(predicted − measured) / measured"),
         yaxis=category_axis(strategies),
     ))  # fmt: skip
     return figure

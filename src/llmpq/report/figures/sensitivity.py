@@ -27,7 +27,7 @@ def sensitivity_map(indicator: Document, summary: Document, options: list[str]) 
             f"{indicator['reference_option']} bit in every layer adds up to 1. Darker is worse (logarithmic). A white dot marks the option "
             f"that {focus['strategy']} chose. Options without damage by definition are left blank."
         ),
-        source=f"{indicator['provenance']['source']}, {indicator['quantizer']} weights",
+        source=f"{indicator['provenance']['source']}, quantizer {indicator['quantizer']}",
         rows=rows,
         draw=_draw,
     )
