@@ -7,11 +7,12 @@ import inspect
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pyomo.environ as pyo
 import pytest
 
-from llmpq.plan import milp
+from llmpq.plan import milp, textbook
 from llmpq.plan.candidate import build
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.problem import Problem
@@ -48,6 +49,15 @@ def test_constraint(name: str, tmp_path: Path) -> None:
     compare(name, written(model, tmp_path))
 
 
+@pytest.mark.parametrize("name", ["one_place", "pairwise_contiguity"])
+def test_textbook_constraint(name: str, tmp_path: Path) -> None:
+    problem = small_model().problem.value
+    model = textbook.declare_textbook(problem, build(problem, (0, 1, 2), MicroBatches.choose(problem.slots, 1, 1)))
+    getattr(textbook, name)(model)
+    model.objective = pyo.Objective(expr=0 * model.round)
+    compare(name, written(model, tmp_path))
+
+
 def test_objective(tmp_path: Path) -> None:
     model = small_model()
     model.objective = pyo.Objective(expr=milp.time_ms(model) + 100.0 * milp.omega_sum(model))
@@ -60,16 +70,19 @@ def test_cutoff(tmp_path: Path) -> None:
     compare("one_stage_with_cutoff", written(whole, tmp_path))
 
 
-def test_every_constraint_is_in_the_list() -> None:
+@pytest.mark.parametrize("module", [milp, textbook], ids=lambda module: module.__name__)
+def test_every_constraint_is_in_the_list(module: ModuleType) -> None:
     """A function that adds a constraint but is not listed would never be built, nor compared here."""
-    functions = [item for _, item in inspect.getmembers(milp, inspect.isfunction) if item.__module__ == milp.__name__]
-    constraining = {item.__name__ for item in functions if "pyo.Constraint(" in inspect.getsource(item)} - {"build_model"}
-    assert constraining == set(NAMES)
-    assert len(set(NAMES)) == len(NAMES)
+    functions = [item for _, item in inspect.getmembers(module, inspect.isfunction) if item.__module__ == module.__name__]
+    constraining = {item.__name__ for item in functions if "pyo.Constraint(" in inspect.getsource(item)} - {"set_objective"}
+    listed = milp.CONSTRAINTS if module is milp else textbook.TEXTBOOK_CONSTRAINTS
+    assert constraining == {item.__name__ for item in listed if item.__module__ == module.__name__}
+    assert len(set(listed)) == len(listed)
+    assert constraining <= {file.stem for file in HERE.glob("*.lp")}
 
 
 def test_no_golden_file_is_left_over() -> None:
-    assert {file.stem for file in HERE.glob("*.lp")} == {*NAMES, "objective", "one_stage_with_cutoff"}
+    assert {file.stem for file in HERE.glob("*.lp")} == {*NAMES, "one_place", "pairwise_contiguity", "objective", "one_stage_with_cutoff"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,7 +37,11 @@ def pipeedge(problem: Problem, candidates: list[Candidate]) -> Assignment | None
 
 def adabits(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
     """Least Σ omega of each candidate; None where no candidate fits at the lowest options."""
-    tables = LeastOmega(problem, candidates)
+    return least_damage(problem, candidates, LeastOmega(problem, candidates))
+
+
+def least_damage(problem: Problem, candidates: list[Candidate], tables: LeastOmega) -> Assignment | None:
+    """``adabits`` with tables that are there already."""
     plans = ((candidate, tables.counts(candidate)) for candidate in candidates)
     return _best(problem, ((candidate, assign_counts(problem, candidate, counts)) for candidate, counts in plans if counts is not None))
 

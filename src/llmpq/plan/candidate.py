@@ -1,6 +1,7 @@
 """One candidate of the outer search (device order, micro-batches) and the numbers a plan for it is priced with."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,9 +166,11 @@ BUDGET_TOLERANCE = 1e-9
 
 
 def within_budget(problem: Problem, omega_sum: float) -> bool:
-    """Whether Σ omega satisfies the problem's quality budget (always, where it has none)."""
+    """Whether Σ omega satisfies the problem's quality budget (any finite one does, where it has none)."""
     budget = problem.quality_budget
-    return budget is None or omega_sum <= budget + BUDGET_TOLERANCE * max(1.0, budget)
+    if budget is None:
+        return math.isfinite(omega_sum)
+    return omega_sum <= budget + BUDGET_TOLERANCE * max(1.0, budget)
 
 
 def objective_ms(problem: Problem, candidate: Candidate, assignment: Assignment) -> float:

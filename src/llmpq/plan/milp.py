@@ -220,10 +220,15 @@ def build_model(problem: Problem, candidate: Candidate, *, cutoff_ms: float | No
     m.shrink = shrink
     for constrain in CONSTRAINTS:
         constrain(m)
+    set_objective(m, cutoff_ms)
+    return m
+
+
+def set_objective(m: Model, cutoff_ms: float | None) -> None:
+    """T_p + T_d (+ theta · Σ omega), and a row that asks for no more than ``cutoff_ms``."""
     total = time_ms(m)
-    if problem.theta_ms:
-        total = total + problem.theta_ms * omega_sum(m)
+    if m.problem.value.theta_ms:
+        total = total + m.problem.value.theta_ms * omega_sum(m)
     m.objective = pyo.Objective(expr=total, sense=pyo.minimize)
     if cutoff_ms is not None:
         m.cutoff = pyo.Constraint(expr=total <= cutoff_ms)
-    return m

@@ -1,13 +1,15 @@
 """The planner's front door: a problem and a strategy in, a plan (the body of plan.json) out."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
-from llmpq.plan.baselines import BASELINES
+from llmpq.plan.baselines import BASELINES, least_damage
 from llmpq.plan.candidate import Assignment, build, objective_ms, within_budget
 from llmpq.plan.infeasible import explain_baseline, explain_problem
+from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
@@ -73,12 +75,14 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
     if version is None:
         raise ConfigError(f"unknown solver '{solver}'; solvers are glpk, highs")
     candidates = all_candidates(problem)
-    baselines = {name: run(problem, candidates) for name, run in BASELINES.items()}
+    least = LeastOmega(problem, candidates)
+    baselines = {name: run(problem, candidates) for name, run in BASELINES.items() if name != "adabits"}
+    baselines["adabits"] = least_damage(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
     remaining = max(time_limit - (time.monotonic() - started), 0.0)
-    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, candidates=candidates)
+    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, candidates=candidates, least=least)
     if found.best is None:
-        if found.timed_out:
+        if math.isfinite(found.bound_ms):
             raise LlmpqError(f"no plan found within {time_limit} s, and none ruled out: give the planner more time")
         raise InfeasibleError(explain_problem(problem, candidates))
     best = found.best if problem.quality_budget is None else polish(problem, found.best)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from llmpq.plan.assign import assign
 from llmpq.plan.bound import Multipliers, Relaxation
 from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
+from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.milp import build_model
 from llmpq.plan.orders import device_orders
 from llmpq.plan.problem import Problem
@@ -27,7 +28,7 @@ _CHEAP, _REFRESHED, _RELAXED = range(3)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """``best`` is None where no candidate has a plan; ``bound`` holds for every plan of every candidate."""
+    """``bound_ms`` holds for every plan of every candidate; it is inf where the search proves that there is none."""
 
     best: Assignment | None
     objective_ms: float
@@ -35,7 +36,6 @@ class SearchResult:
     enumerated: int
     pruned: int
     solved: int
-    timed_out: bool
 
 
 class _Search:
@@ -113,18 +113,21 @@ def search(
     seed: int = 0,
     start: Iterable[Assignment] = (),
     candidates: list[Candidate] | None = None,
+    least: LeastOmega | None = None,
 ) -> SearchResult:
     """Best plan over every device order and micro-batch choice, with a bound proven over all of them.
 
-    ``start`` are known plans, the first incumbents. Each candidate gets a certified lower bound (``bound``); those that cannot beat the
-    incumbent by more than the relative ``gap`` are pruned, the rest are solved as integer programs, most promising first.
+    ``start`` are known plans, the first incumbents; ``least``, where given, tells at once which candidates have no plan at all. Each
+    candidate gets a certified lower bound (``bound``); those that cannot beat the incumbent by more than the relative ``gap`` are
+    pruned, the rest are solved as integer programs, most promising first.
     """
     run = _Search(problem, solver, time.monotonic() + time_limit_s, gap, seed)
     for assignment in start:
         run.offer(build(problem, assignment.order, assignment.batches), assignment)
     candidates = all_candidates(problem) if candidates is None else candidates
     # Entries (bound, what it came from, number): cheap bounds are replaced by relaxed ones, and those by programs, only where needed.
-    heap = [(run.cheap_bound(candidate), _CHEAP, index) for index, candidate in enumerate(candidates)]
+    feasible = [least is None or within_budget(problem, least.least(candidate)) for candidate in candidates]
+    heap = [(run.cheap_bound(candidates[index]) if feasible[index] else math.inf, _CHEAP, index) for index in range(len(candidates))]
     heapq.heapify(heap)
     proven, solved = math.inf, 0
     while heap and heap[0][0] < run.cutoff and time.monotonic() < run.deadline:
@@ -138,8 +141,7 @@ def search(
             solved += 1
     open_bound = heap[0][0] if heap else math.inf
     pruned = sum(bound >= run.cutoff for bound, _, _ in heap)
-    timed_out = open_bound < run.cutoff
-    return SearchResult(run.best, run.objective, min(proven, open_bound, run.objective), len(candidates), pruned, solved, timed_out)
+    return SearchResult(run.best, run.objective, min(proven, open_bound, run.objective), len(candidates), pruned, solved)
 
 
 def all_candidates(problem: Problem) -> list[Candidate]:

@@ -1,6 +1,7 @@
 """Solving one Pyomo program with GLPK or HiGHS: status checked, time limit respected, the proven bound reported honestly."""
 
 import functools
+import math
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyomo.environ as pyo
 from pyomo.repn.plugins.lp_writer import LPWriter
 
 from llmpq.errors import LlmpqError
@@ -23,6 +25,7 @@ from llmpq.plan.milp import Model
 SOLVERS = ("glpk", "highs")
 # GLPK drops a branch whose bound is within this (relative to 1 + |incumbent|) of the incumbent: its "tol_obj".
 GLPK_OBJECTIVE_TOLERANCE = 1e-7
+GLPK_GRACE_S = 5.0
 
 
 class SolverError(LlmpqError):
@@ -69,7 +72,7 @@ def _counts(model: Model) -> Counts:
     candidate = model.candidate.value
     counts = np.zeros(candidate.available.shape, dtype=np.int64)
     for j, b in model.offers:
-        counts[j, b] = round(model.n[j, b].value or 0)
+        counts[j, b] = round(pyo.value(model.n[j, b]))
     if counts.sum() != model.L:
         raise SolverError(f"the solver's answer places {counts.sum()} of {model.L} layers; try the other solver")
     return counts
@@ -110,8 +113,7 @@ def _solve_glpk(model: Model, time_limit_s: float, gap: float, seed: int) -> tup
         problem_file, answer_file = Path(folder) / "model.lp", Path(folder) / "answer.txt"
         with problem_file.open("w") as stream:
             symbols = LPWriter().write(model, stream).symbol_map
-        # --tmlim counts whole seconds; the process is stopped by time.monotonic where a second is too coarse.
-        limit = max(1, int(time_limit_s + 0.999))
+        limit = math.ceil(time_limit_s)  # --tmlim counts whole seconds
         command = [
             program,
             "--lp",
@@ -125,7 +127,12 @@ def _solve_glpk(model: Model, time_limit_s: float, gap: float, seed: int) -> tup
             "--seed",
             str(seed),
         ]
-        run = subprocess.run(command, capture_output=True, text=True, env=_glpk_environment(library), timeout=limit + 60, check=False)
+        try:
+            # glpsol looks at its limit between nodes only; one that overruns it by far is ended.
+            environment = _glpk_environment(library)
+            run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit + GLPK_GRACE_S, check=False)
+        except subprocess.TimeoutExpired:
+            return "unknown", None, float("-inf")
         if run.returncode != 0 or not answer_file.is_file():
             raise SolverError(f"glpsol failed (exit {run.returncode}): {(run.stdout + run.stderr)[-400:].strip()}")
         status, objective = _read_glpk_answer(answer_file.read_text(), symbols)
