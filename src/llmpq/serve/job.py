@@ -134,9 +134,9 @@ def stage_jobs(
     return jobs
 
 
-def speed_claimed(jobs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the run's speed means anything: no more busy stages than cores, and no core asked for more than it can give."""
-    return len(jobs) <= len(os.sched_getaffinity(0)) and not shared_core_quota(jobs)
+def speed_claimed(jobs: Sequence[Mapping[str, Any]], cores: int | None = None) -> bool:
+    """Whether the run's speed means anything: no more busy stages than ``cores`` here, and no core asked for more than it can give."""
+    return len(jobs) <= (cores or len(os.sched_getaffinity(0))) and not shared_core_quota(jobs)
 
 
 def _budget(stage: Mapping[str, Any], device: Mapping[str, Any]) -> int:

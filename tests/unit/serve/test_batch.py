@@ -12,6 +12,7 @@ from serve_cases import Case, requests
 from llmpq import artifacts
 from llmpq.errors import ArtifactError, LlmpqError, ServeError
 from llmpq.model.stage import StageModel
+from llmpq.serve.job import Settings, speed_claimed
 
 LENGTHS, LIMITS = [5, 9, 17, 12, 3, 30, 21], [4, 9, 9, 3, 1, 9, 6]
 
@@ -220,3 +221,42 @@ def test_nothing_listens_beyond_the_loopback(tmp_path: Path, tiny_checkpoint: Pa
     case.said = Watching()
     case.serve()
     assert seen == {"127.0.0.1"}
+
+
+def test_more_micro_batches_under_way_than_buffers_do_not_block(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    rows = requests([4] * 24, 5)
+    case = Case(tmp_path, tiny_checkpoint, rows, [2, 2, 2], (1, 1), timeout_s=20)
+    assert case.serve()["new_tokens"] == 120
+    alone = Case(tmp_path / "alone", tiny_checkpoint, rows, [6], (24, 24))
+    alone.serve()
+    assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in alone.results()]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "continuous"}, "serve.schedule is 'continuous'; this runtime knows 'barrier'"),
+        ({"slots": 0}, "workload.slots is 0"),
+        ({"timeout_s": 0}, "must be positive"),
+        ({"port": 70000}, "serve.port is 70000"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ServeError, match=message):
+        Settings(**{"slots": 1, **settings})
+
+
+@pytest.mark.parametrize(("stages", "slowdown"), [(1, 1.0), (2, 1.0), (2, 2.5)])
+def test_speed_is_claimed_while_every_stage_has_a_core(stages: int, slowdown: float) -> None:
+    assert speed_claimed([{"cores": [rank], "slowdown": slowdown} for rank in range(stages)], cores=2)
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [{"cores": [0], "slowdown": 1.0}, {"cores": [1], "slowdown": 2.5}, {"cores": [1], "slowdown": 2.5}],  # more stages than cores
+        [{"cores": [0], "slowdown": 2.0}, {"cores": [0], "slowdown": 2.0}],  # one core asked for as a whole by two
+    ],
+)
+def test_speed_is_not_claimed_beyond_the_cores(jobs: list[dict[str, Any]]) -> None:
+    assert not speed_claimed(jobs, cores=2)
