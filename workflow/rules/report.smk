@@ -14,6 +14,7 @@ rule report:
         table=f"{EXPERIMENT}/summary.csv",
         page=report(
             f"{EXPERIMENT}/report.html",
+            caption="../report/comparison.rst",
             category="Comparison",
             labels={"experiment": "{experiment}"},
         ),
