@@ -9,7 +9,7 @@ from llmpq.report.figures.base import Figure, Row, axis, label, layout
 from llmpq.report.format import by_bits, layer_range, number
 from llmpq.report.palette import DEVICE_COLOURS, ink_on, option_colour
 
-LONGEST_HEADING = 48  # characters that fit above a strip on a phone
+LONGEST_HEADING = 51  # characters that fit above a strip on a phone
 STRIP, LANE = 0.42, 0.23  # heights of the strip of layers and of the lane of devices under it; one strategy takes 1
 
 
@@ -51,9 +51,8 @@ def _draw(rows: list[Row]) -> go.Figure:
         mine = [(lane, segment) for lane, segment in stages if segment[0]["device"] == device]
         colour = DEVICE_COLOURS[index % len(DEVICE_COLOURS)]
         figure.add_trace(_bars(mine, label(device), colour, LANE, 0.355, [_stage_hover(s) for _, s in mine], legend=False))
-    for lane, strategy in enumerate(strategies):
-        text = _heading(strategy, [segment for where, segment in stages if where == lane])
-        figure.add_annotation(x=0, xref="paper", xanchor="left", y=lane - 0.355, text=text, showarrow=False, font={"size": 12})
+    for lane, text in enumerate(_headings([[segment for where, segment in stages if where == lane] for lane in range(len(strategies))])):
+        figure.add_annotation(x=0, xref="paper", xanchor="left", y=lane - 0.355, text=text, showarrow=False, font={"size": 11.5})
     layers = max(row["layer"] for row in rows) + 1
     figure.update_layout(layout(
         70 + 108 * len(strategies), barmode="overlay", uniformtext={"mode": "hide", "minsize": 10},
@@ -64,12 +63,15 @@ def _draw(rows: list[Row]) -> go.Figure:
     return figure
 
 
-def _heading(strategy: str, stages: list[list[Row]]) -> str:
-    """Name and speed of a strategy, with its stages where that is short enough for a phone."""
-    speed = f"  ·  {number(stages[0][0]['tokens_per_s'])} tokens/s"
-    order = "  ·  " + " → ".join(f"{segment[0]['device']} {len(segment)}" for segment in stages)
-    fits = len(strategy + speed + order) <= LONGEST_HEADING
-    return f"<b>{label(strategy)}</b>{speed}" + (label(order) if fits else "")
+def _headings(plans: list[list[list[Row]]]) -> list[str]:
+    """Name and speed of every strategy from the segments of its stages, with these where they are short enough for a phone."""
+    speeds = [f"  ·  {number(stages[0][0]['tokens_per_s'])} tokens/s" for stages in plans]
+    orders = ["  ·  " + " → ".join(f"{segment[0]['device']} {len(segment)}" for segment in stages) for stages in plans]
+    names = [stages[0][0]["strategy"] for stages in plans]
+    fits = all(len(name + speed + order) <= LONGEST_HEADING for name, speed, order in zip(names, speeds, orders, strict=True))
+    return [
+        f"<b>{label(name)}</b>{speed}" + (label(order) if fits else "") for name, speed, order in zip(names, speeds, orders, strict=True)
+    ]
 
 
 def _ticks(layers: int, centre: float = 0.5) -> list[Any]:
