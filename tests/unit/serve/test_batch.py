@@ -1,6 +1,7 @@
 """Whole runs over real processes: any cut gives the same bits, results are complete, and bad input is refused before anything starts."""
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -205,22 +206,28 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, tiny
         case.serve()
 
 
-def test_nothing_listens_beyond_the_loopback(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    import psutil
-
+def test_stages_listen_on_the_loopback_only_and_stay_on_their_cores(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Looked at from outside while the stages serve: all their sockets, and all their threads (the transport's too)."""
     case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 20), [3, 3], (1, 1))
-    case.cluster = serve_cases.cluster(2, slowdown=30.0)
-    seen: set[str] = set()
+    case.cluster = serve_cases.cluster(2, slowdown=60.0)
+    addresses: set[str] = set()
+    cores: dict[int, set[int]] = {0: set(), 1: set()}
+    threads: list[int] = []
 
-    class Watching(list[str]):
-        def append(self, text: str) -> None:
-            for process in serve_cases.stage_processes():
-                seen.update(row.laddr.ip for row in process.net_connections("inet") if row.status == psutil.CONN_LISTEN)
-            super().append(text)
+    def look(line: str) -> None:
+        if "tokens/s" not in line and "prefill" not in line:
+            return
+        for rank, process in enumerate(serve_cases.stage_processes()):
+            addresses.update(row.laddr.ip for row in process.net_connections("inet"))
+            threads.append(process.num_threads())
+            for thread in process.threads():
+                cores[rank] |= os.sched_getaffinity(thread.id)
 
-    case.said = Watching()
-    case.serve()
-    assert seen == {"127.0.0.1"}
+    plan = serve_cases.write_plan(tmp_path / "plan.json", case.body)
+    serve_cases.serve(plan, None, case.workload, case.cluster, tiny_checkpoint, None, tmp_path, case.settings, say=look)
+    assert addresses == {"127.0.0.1"}
+    assert cores == {rank: set(member["cores"]) for rank, member in enumerate(case.cluster["members"])}
+    assert min(threads) > 1
 
 
 def test_more_micro_batches_under_way_than_buffers_do_not_block(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -260,3 +267,26 @@ def test_speed_is_claimed_while_every_stage_has_a_core(stages: int, slowdown: fl
 )
 def test_speed_is_not_claimed_beyond_the_cores(jobs: list[dict[str, Any]]) -> None:
     assert not speed_claimed(jobs, cores=2)
+
+
+def test_stages_wait_for_nothing_but_each_other(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Replaying the measured calls under the barrier schedule's dependencies alone gives the measured times, within what messages cost."""
+    case = Case(tmp_path, tiny_checkpoint, requests([8] * 6, 8), [2, 4], (1, 2))
+    case.cluster = serve_cases.cluster(2, slowdown=60.0)
+    measured = case.serve()["throughput"]["measured"]
+    calls = [event for event in json.loads((tmp_path / "timeline.json").read_text())["traceEvents"] if event["ph"] == "X"]
+    seconds = [
+        [(event["cat"], event["args"]["micro_batch"], event["dur"] / 1e6) for event in calls if event["pid"] == rank] for rank in (0, 1)
+    ]
+    assert [call[:2] for call in seconds[0]] == [call[:2] for call in seconds[1]]
+    free, prefilled, returned = [0.0, 0.0], 0.0, dict.fromkeys(range(3), 0.0)
+    for (phase, batch, first), (_, _, second) in zip(*seconds, strict=True):
+        ready = 0.0 if phase == "prefill" else max(prefilled, returned[batch])
+        free[0] = max(free[0], ready) + first
+        free[1] = max(free[1], free[0]) + second
+        returned[batch] = free[1]
+        prefilled = free[1] if phase == "prefill" else prefilled
+    assert len(calls) == 2 * (6 + 3 * 7)
+    assert measured["prefill_s"] == pytest.approx(prefilled, rel=0.08)
+    assert measured["total_s"] == pytest.approx(max(free), rel=0.08)
+    assert measured["total_s"] > max(free) * 0.999
