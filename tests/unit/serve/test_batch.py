@@ -218,7 +218,7 @@ def test_stages_listen_on_the_loopback_only_and_stay_on_their_cores(tmp_path: Pa
         if "tokens/s" not in line and "prefill" not in line:
             return
         for rank, process in enumerate(serve_cases.stage_processes()):
-            addresses.update(row.laddr.ip for row in process.net_connections("inet"))
+            addresses.update(row.laddr.ip.removeprefix("::ffff:") for row in process.net_connections("inet"))
             threads.append(process.num_threads())
             for thread in process.threads():
                 cores[rank] |= os.sched_getaffinity(thread.id)
