@@ -88,7 +88,7 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 
 def _watch(known: dict[str, Any] | None, log: Path, title: str, terminal: TextIO) -> None:
     """Show progress; end this job when the workflow that started it is gone (killed, so that it could not stop its jobs itself)."""
-    here = known is not None and known["host"] == platform.node() and session.alive(known["pid"], known["began"])
+    here = known is not None and known["host"] == platform.node() and "ended" not in known
     shown, last = time.monotonic(), ""
     while True:
         time.sleep(WATCH_EVERY_S)

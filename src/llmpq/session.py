@@ -40,6 +40,9 @@ def end_session(failed: bool = False) -> None:
     """Called by the Snakefile after the last job; stages that failed are recorded in MLflow from here, on the submitting host."""
     if failed:
         _report_failures()
+    known = read_session()
+    if known is not None:
+        artifacts.write_text(FOLDER / "session.json", json.dumps({**known, "ended": time.time()}))
 
 
 def read_session() -> dict[str, Any] | None:

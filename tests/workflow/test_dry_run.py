@@ -1,0 +1,82 @@
+"""Every experiment gives a complete plan of jobs, and every mistake one line before anything runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dry_runs import ROOT, dry_run
+
+from llmpq.config import STRATEGIES, compose, experiment_names
+from llmpq.track_files import targets
+
+EXPERIMENTS = experiment_names(ROOT / "config")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_makes_all_of_its_files(tmp_path: Path, name: str) -> None:
+    experiment = compose(ROOT / "config", [name])[name]
+    jobs = dry_run(tmp_path, [name])
+    made = [path for _, outputs in jobs for path in outputs]
+    assert set(targets(experiment)) == set(made)
+    assert len(made) == len(set(made))
+    ran = [rule for rule, _ in jobs]
+    for rule in ("plan", "serve", "evaluate"):
+        assert ran.count(rule) == len(experiment["strategies"])
+    assert ran.count("profile") == len({member["device"] for member in experiment["cluster"]["members"]})
+
+
+def test_all_runs_every_default_experiment_and_shares_what_can_be_shared(tmp_path: Path) -> None:
+    jobs = dry_run(tmp_path, [])
+    served = [Path(outputs[0]).parts[2:4] for rule, outputs in jobs if rule == "serve"]
+    defaults = [name for name, each in compose(ROOT / "config", EXPERIMENTS).items() if each["suite"] == "default"]
+    assert sorted(served) == sorted((name, strategy) for name in defaults for strategy in STRATEGIES)
+    ran = [rule for rule, _ in jobs]
+    assert (ran.count("prepare_model"), ran.count("calibrate"), ran.count("indicator")) == (1, 1, 1)
+    assert "smoke" not in {name for name, _ in served}
+
+
+def snakemake(folder: Path, *config: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).parent / "snakemake")
+    command = [program, "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "--workflow-profile", "none", "--config", *config]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (["experiments=duet"], ["unknown experiment 'duet'", "duo, smoke, solo, trio"]),
+        (["experiments=duo", "overrides=model=gpt"], ["model/gpt", "smollm2-135m-instruct"]),
+        (["experiments=duo", "overrides=strategies=[best]"], ["strategies", "best", "llmpq, adabits"]),
+        (["experiments=duo", "overrides=workload.colour=red"], ["workload.colour", "new_tokens"]),
+        (["experiments=duo", "overrides=workload.new_tokens=many"], ["workload.new_tokens", "many"]),
+        (["experiment=duo"], ["experiment", "known: experiments, overrides"]),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list[str], parts: list[str]) -> None:
+    ended = snakemake(tmp_path, *config)
+    assert ended.returncode != 0
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert lines[0].startswith("llmpq: error: ")
+    for part in parts:
+        assert part in lines[0]
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_slurm_profile_is_found_and_plans_all(tmp_path: Path) -> None:
+    program = str(Path(sys.executable).parent / "snakemake")
+    command = [program, "--profile", str(ROOT / "slurm"), "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--", "all"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "serve" in ended.stdout + ended.stderr
+
+
+def test_the_snakefile_is_short() -> None:
+    assert len((ROOT / "Snakefile").read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_make_help_names_every_target() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    for target in ("run", "all", "test", "lint", "ui", "doctor", "clean"):
+        assert f"make {target}" in shown.stdout
