@@ -62,7 +62,7 @@ def write_plan(
     from llmpq.simulate.barrier import with_simulated_total
 
     problem = read_problem(problem_path, objective)
-    body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed)
+    body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed, path=str(problem_path))
     body = with_simulated_total(problem, body)
     if experiment is not None:
         body["experiment"] = experiment
@@ -93,9 +93,9 @@ def summary(plan: Mapping[str, Any]) -> str:
     lines = []
     for stage in plan["stages"]:
         runs = ", ".join(f"{stage['options'].count(option)} × {option}" for option in dict.fromkeys(stage["options"]))
-        used, budget = stage["bytes"]["total"] / 2**20, stage["bytes"]["budget"] / 2**20
+        used, budget = (_readable(stage["bytes"][kind]) for kind in ("total", "budget"))
         last = stage["first_layer"] + len(stage["options"]) - 1
-        lines.append(f"  {stage['device']}: layers {stage['first_layer']}-{last} ({runs}), {used:,.1f} of {budget:,.1f} MiB")
+        lines.append(f"  {stage['device']}: layers {stage['first_layer']}-{last} ({runs}), {used} of {budget}")
     predicted, certificate, batch = plan["predicted"], plan["certificate"], plan["micro_batch"]
     speed = "" if predicted["tokens_per_s"] is None else f", {predicted['tokens_per_s']:,.1f} tokens/s"
     proof = "no bound" if certificate["gap"] is None else f"gap {certificate['gap']:.3%}"
@@ -106,3 +106,7 @@ def summary(plan: Mapping[str, Any]) -> str:
     search = f"{found['enumerated']} candidates, {found['solved']} programs solved ({certificate['solver']})"
     tail = f"  micro-batches: prefill {batch['prefill']}, decode {batch['decode']}; planned in {certificate['seconds']:.1f} s, {search}"
     return "\n".join([head, *lines, tail])
+
+
+def _readable(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size:,} bytes"

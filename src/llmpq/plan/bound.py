@@ -88,64 +88,64 @@ class _Program:
 
 
 def _program(problem: Problem, omega: Floats, candidate: Candidate) -> _Program:
-    """Columns: x[i, b], n[j, b], prefill rest, decode rest, round. Inequalities in the order ``_multipliers`` reads them."""
-    (layers, options), stages = omega.shape, candidate.stages
-    xs, ns = layers * options, stages * options
+    """Columns: x[i, b], n[j, b], prefill rest, decode rest, round."""
+    ns = candidate.available.size
     first, later = candidate.times["prefill"], candidate.times["decode"]
-    decoding = float(candidate.new_tokens >= 2)
-    stage_rows = np.kron(np.eye(stages), np.ones((1, options)))
-
-    def per_stage(values: Floats) -> Floats:
-        return stage_rows * values.reshape(1, -1)
-
-    links = len(later.link_rest)
-    total_largest, total_rest = later.layer_largest + later.layer_rest, later.layer_rest
-    blocks = [
-        (per_stage(first.layer_rest), 0, -first.fixed_rest),
-        (np.zeros((links, ns)), 0, -first.link_rest),
-        (per_stage(total_rest), 1, -later.fixed_rest),
-        (np.zeros((links, ns)), 1, -later.link_rest),
-        (per_stage(total_largest), 2, -(later.fixed_largest + later.fixed_rest)),
-        (np.zeros((links, ns)), 2, -(later.link_largest + later.link_rest)),
-        (later.layer_largest.reshape(1, -1), 2, np.array([-(later.fixed_largest.sum() + later.link_largest.sum() + candidate.return_ms)])),
-        (per_stage(candidate.layer_bytes / candidate.capacity[:, None]), None, np.ones(stages)),
-        (-stage_rows, None, -np.ones(stages)),
-    ]
-    left = np.concatenate([block for block, _, _ in blocks])
-    right = np.zeros((len(left), 3))
-    row = 0
-    for block, maximum, _ in blocks:
-        if maximum is not None:
-            right[row : row + len(block), maximum] = -1.0
-        row += len(block)
-    rows = sparse.hstack([sparse.csr_array((len(left), xs)), sparse.csr_array(left), sparse.csr_array(right)], format="csr")
-    limits = np.concatenate([limit for _, _, limit in blocks])
+    decoding, rounds = float(candidate.new_tokens >= 2), float(max(candidate.new_tokens - 2, 0))
+    rows, limits = _inequalities(candidate, omega.size)
     if problem.quality_budget is not None:
         budget_row = np.concatenate([omega.reshape(-1), np.zeros(ns + 3)])
         rows = sparse.vstack([rows, sparse.csr_array(budget_row[None, :])], format="csr")
         limits = np.append(limits, problem.quality_budget)
     cost_n = first.layer_largest + decoding * later.layer_largest
-    cost = np.concatenate(
-        [problem.theta_ms * omega.reshape(-1), cost_n.reshape(-1), [1.0, decoding, decoding * max(candidate.new_tokens - 2, 0)]]
-    )
-    # Each layer takes one option; per option the layers are those of all stages together. Unavailable pairs get no layers.
-    one = sparse.hstack([sparse.kron(sparse.eye_array(layers), np.ones((1, options))), sparse.csr_array((layers, ns + 3))])
-    count = sparse.hstack(
-        [
-            sparse.kron(np.ones((1, layers)), sparse.eye_array(options)),
-            -sparse.kron(np.ones((1, stages)), sparse.eye_array(options)),
-            sparse.csr_array((options, 3)),
-        ]
-    )
-    absent = np.flatnonzero(~candidate.available.reshape(-1))
-    nothing = sparse.csr_array((np.ones(len(absent)), (np.arange(len(absent)), xs + absent)), shape=(len(absent), xs + ns + 3))
-    equal = sparse.vstack([one, count, nothing], format="csr")
-    values = np.concatenate([np.ones(layers), np.zeros(options + len(absent))])
+    cost = np.concatenate([problem.theta_ms * omega.reshape(-1), cost_n.reshape(-1), [1.0, decoding, rounds]])
+    equal, values = _equalities(candidate, omega.shape[0])
     return _Program(cost, rows, limits, equal, values)
 
 
+def _inequalities(candidate: Candidate, xs: int) -> tuple[sparse.csr_array, Floats]:
+    """Maxima of prefill, decode and round over stages and links, round trip, memory, no empty stage: the order ``_multipliers`` reads."""
+    stages, options = candidate.available.shape
+    first, later = candidate.times["prefill"], candidate.times["decode"]
+    owner = np.repeat(np.eye(stages), options, axis=1)
+    no_layers = np.zeros((len(later.link_rest), stages * options))
+
+    def per_stage(values: Floats) -> Floats:
+        return owner * values.reshape(1, -1)
+
+    trip = later.fixed_largest.sum() + later.link_largest.sum() + candidate.return_ms
+    # (coefficients of n, which maximum the row bounds from below, limit)
+    blocks: list[tuple[Floats, int | None, Floats]] = [
+        (per_stage(first.layer_rest), 0, -first.fixed_rest),
+        (no_layers, 0, -first.link_rest),
+        (per_stage(later.layer_rest), 1, -later.fixed_rest),
+        (no_layers, 1, -later.link_rest),
+        (per_stage(later.layer_largest + later.layer_rest), 2, -(later.fixed_largest + later.fixed_rest)),
+        (no_layers, 2, -(later.link_largest + later.link_rest)),
+        (later.layer_largest.reshape(1, -1), 2, np.array([-trip])),
+        (per_stage(candidate.layer_bytes / candidate.capacity[:, None]), None, np.ones(stages)),
+        (-owner, None, -np.ones(stages)),
+    ]
+    left = np.concatenate([block for block, _, _ in blocks])
+    maxima = [np.eye(3)[maximum] if maximum is not None else np.zeros(3) for block, maximum, _ in blocks for _ in block]
+    rows = sparse.hstack([sparse.csr_array((len(left), xs)), sparse.csr_array(left), sparse.csr_array(-np.array(maxima))], format="csr")
+    return rows, np.concatenate([limit for _, _, limit in blocks])
+
+
+def _equalities(candidate: Candidate, layers: int) -> tuple[sparse.csr_array, Floats]:
+    """Each layer takes one option; per option the layers are those of all stages together; what is not offered gets none."""
+    stages, options = candidate.available.shape
+    xs, ns = layers * options, stages * options
+    one = sparse.hstack([sparse.kron(sparse.eye_array(layers), np.ones((1, options))), sparse.csr_array((layers, ns + 3))])
+    of_layers, of_stages = (sparse.kron(np.ones((1, count)), sparse.eye_array(options)) for count in (layers, stages))
+    count = sparse.hstack([of_layers, -of_stages, sparse.csr_array((options, 3))])
+    absent = np.flatnonzero(~candidate.available.reshape(-1))
+    nothing = sparse.csr_array((np.ones(len(absent)), (np.arange(len(absent)), xs + absent)), shape=(len(absent), xs + ns + 3))
+    return sparse.vstack([one, count, nothing], format="csr"), np.r_[np.ones(layers), np.zeros(options + len(absent))]
+
+
 def _multipliers(candidate: Candidate, marginals: Floats, budgeted: bool) -> Multipliers:
-    """Read the duals of ``_program`` and make the groups sum to what they must (solver tolerance aside, they do)."""
+    """Read the duals of ``_inequalities`` and make the groups sum to what they must (solver tolerance aside, they do)."""
     stages, resources = candidate.stages, candidate.stages + len(candidate.times["decode"].link_rest)
     cuts = np.cumsum([resources, resources, resources, 1, stages, stages])
     prefill, decode, round_, trip, memory, not_empty, budget = np.split(marginals, cuts)

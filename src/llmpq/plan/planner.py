@@ -29,13 +29,15 @@ def plan(
     time_limit: float = 120.0,
     gap: float = 1e-4,
     seed: int = 0,
+    path: str = "problem",
 ) -> dict[str, Any]:
     """Plan ``problem`` (a problem.json document or body) and return the body of plan.json.
 
     ``strategy`` is one of STRATEGIES; ``solver`` (glpk, highs), ``time_limit`` in seconds, the relative ``gap`` to prove and ``seed``
     concern llmpq alone. When the time is over the best plan known is returned with the gap that is proven. llmpq starts from the
     baselines' plans, so it is never worse than one of them that keeps the quality budget. The same input gives the same plan
-    (unless the time limit cuts in). ``predicted.simulated_total_s`` is left null: ``simulate.barrier`` fills it.
+    (unless the time limit cuts in). ``path`` names the problem in messages. ``predicted.simulated_total_s`` is left null:
+    ``simulate.barrier`` fills it.
 
     Raises ConfigError for unknown names, ArtifactError for a bad problem, InfeasibleError where no plan exists (which device lacks how
     many bytes, or how much damage the budget forbids).
@@ -44,27 +46,28 @@ def plan(
         raise ConfigError(f"unknown strategy '{strategy}'; strategies are {', '.join(STRATEGIES)}")
     if time_limit <= 0 or not 0 <= gap < 1:
         raise ConfigError(f"time limit must be > 0 and 0 <= gap < 1, not {time_limit} and {gap}")
-    checked = Problem.from_document(problem)
+    checked = Problem.from_document(problem, path)
     started = time.monotonic()
     if strategy == "llmpq":
         return _plan_exactly(checked, solver, time_limit, gap, seed, started)
-    assignment = BASELINES[strategy](checked, all_candidates(checked))
+    candidates = all_candidates(checked)
+    assignment = BASELINES[strategy](checked, candidates)
     if assignment is None:
         raise InfeasibleError(explain_baseline(checked, strategy))
     body = plan_body(checked, assignment, strategy)
-    return {**body, "certificate": _heuristic_certificate(checked, body, strategy, started, seed)}
+    seconds = time.monotonic() - started
+    return {**body, "certificate": _heuristic_certificate(body["objective_ms"], len(candidates), strategy, seconds, seed)}
 
 
-def _heuristic_certificate(problem: Problem, body: Mapping[str, Any], strategy: str, started: float, seed: int) -> dict[str, Any]:
-    enumerated = len(all_candidates(problem))
+def _heuristic_certificate(objective: float, enumerated: int, strategy: str, seconds: float, seed: int) -> dict[str, Any]:
     return {
-        "objective": body["objective_ms"],
+        "objective": objective,
         "bound": None,
         "gap": None,
         "solver": {"adabits": "dynamic programming"}.get(strategy, "enumeration"),
         "solver_version": "llmpq",
         "status": "heuristic",
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
         "candidates": {"enumerated": enumerated, "pruned": 0, "solved": 0},
         "seed": seed,
     }

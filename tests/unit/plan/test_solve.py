@@ -61,14 +61,15 @@ def test_the_textbook_form_has_the_same_optimum(seed: int, solver: str) -> None:
 
 @pytest.mark.parametrize("solver", ["glpk", "highs"])
 def test_a_time_limit_leaves_a_bound_below_the_optimum(solver: str) -> None:
-    problem = Problem.from_document(cluster_problem([1.0, 1.3, 1.7, 2.0, 2.4, 2.9], {"quality_budget": 0.2}, layers=70))
-    candidate = build(problem, (3, 1, 0, 2, 4, 5), MicroBatches.choose(problem.slots, 3, 6))
-    hurried = solve(build_model(problem, candidate), solver, time_limit_s=0.3, gap=0.0)
+    """A program that neither solver proves in 20 s; 7382.16 is the best plan that HiGHS finds in that time."""
+    speeds = [1.0, 1.1, 1.3, 1.2, 1.4, 1.5, 1.6, 1.7]
+    problem = Problem.from_document(cluster_problem(speeds, {"theta_ms": 20000.0}, layers=96))
+    candidate = build(problem, (3, 1, 0, 2, 4, 5, 6, 7), MicroBatches.choose(problem.slots, 3, 4))
+    hurried = solve(build_model(problem, candidate), solver, time_limit_s=1, gap=0.0)
     assert hurried.status in ("feasible", "unknown")
     assert hurried.seconds < 15
-    relaxed = solve(build_model(problem, candidate), "highs", time_limit_s=20, gap=0.02)
-    assert relaxed.objective is not None
-    assert hurried.bound <= relaxed.objective * (1 + 1e-9)
+    assert hurried.bound <= 7382.16
+    assert hurried.objective is None or hurried.objective > 7200
 
 
 def test_glpks_words_prove_what_they_say() -> None:
