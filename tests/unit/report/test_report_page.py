@@ -163,6 +163,14 @@ def test_relative_links_lead_to_files(report: tuple[Path, Page, dict[str, Any]])
     assert {link[1:] for link in links if link.startswith("#")} <= anchors
 
 
+def test_no_drawing_can_end_its_script(report: tuple[Path, Page, dict[str, Any]]) -> None:
+    directory, page, _ = report
+    html = (directory / "report.html").read_text(encoding="utf-8")
+    drawings = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.DOTALL)
+    assert len(drawings) == len(page.drawings)
+    assert not [drawing for drawing in drawings if "<" in drawing]
+
+
 def test_plotly_is_inlined_once(report: tuple[Path, Page, dict[str, Any]]) -> None:
     directory, _, _ = report
     html = (directory / "report.html").read_text(encoding="utf-8")
