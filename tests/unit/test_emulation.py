@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from llmpq.errors import ConfigError
 from llmpq.emulation import Emulator, shared_core_quota
+from llmpq.errors import ConfigError
 
 CORE = min(os.sched_getaffinity(0))
 

@@ -12,8 +12,9 @@ from llmpq.model.decoder import DecoderLayer
 from llmpq.model.ends import Embedding, Head
 from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import resident_end_bytes, resident_layer_bytes
-from llmpq.quant.files import LayerTensors, find_layer_file, plain_layer, read_header, read_layer
+from llmpq.quant.files import LayerTensors, plain_layer, read_layer
 from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.layer_index import find_layer_file, read_header
 from llmpq.quant.options import OUTLIER_COLUMNS, weight_option
 
 _YARDSTICK = "32"

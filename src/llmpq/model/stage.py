@@ -15,7 +15,7 @@ from llmpq.model.decoder import DecoderLayer
 from llmpq.model.ends import Embedding, Head
 from llmpq.model.positions import Positions
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.files import combined_digest
+from llmpq.quant.layer_index import combined_digest
 
 
 class StageModel:

@@ -7,7 +7,7 @@ JSON object with layer, option, operators, the quantiser's settings and the sha2
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from torch import Tensor
 from llmpq.artifacts import atomic_path
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.quant.kernels.cpu import check_half_range
-from llmpq.quant.options import OPTIONS, weight_option
+from llmpq.quant.layer_index import HEADER_KEYS, SCHEMA, VERSION, damaged, read_header
+from llmpq.quant.options import weight_option
 
-SCHEMA, VERSION = "llmpq.layer", 1
 _PARTS = {"float": {"weight"}, "fp16": {"weight"}}
 _TYPES = {"scales": torch.bfloat16, "outlier_columns": torch.int32, "outlier_weight": torch.float32}
 
@@ -81,11 +81,6 @@ def layer_vectors(tensors: Mapping[str, Tensor], operators: Iterable[str]) -> di
     return {name: tensor.float().contiguous() for name, tensor in tensors.items() if name not in weights}
 
 
-def layer_file_name(layer: int, option: str) -> str:
-    """``layer-003.w8a8.safetensors``."""
-    return f"layer-{layer:03d}.{option}.safetensors"
-
-
 def write_layer(path: str | Path, tensors: LayerTensors) -> str:
     """Write a layer file atomically; returns the content digest. The same layer gives the same bytes on any day."""
     content = tensors.content_sha256()
@@ -112,7 +107,7 @@ def read_layer(path: str | Path) -> LayerTensors:
             # clones, so that nothing keeps pages of the file mapped
             found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged(path, str(error)) from None
     operators: dict[str, dict[str, Tensor]] = {name: {} for name in header["operators"]}
     vectors = {}
     for name, tensor in found.items():
@@ -121,59 +116,12 @@ def read_layer(path: str | Path) -> LayerTensors:
             operators[operator][part] = tensor
         else:
             vectors[name] = tensor
-    extra = {key: value for key, value in header.items() if key not in _HEADER_KEYS}
+    extra = {key: value for key, value in header.items() if key not in HEADER_KEYS}
     layer = LayerTensors(header["layer"], header["option"], operators, vectors, extra)
     _check_parts(path, layer)
     if layer.content_sha256() != header["content_sha256"]:
-        raise _damaged(path, "its tensors do not match the digest in its header")
+        raise damaged(path, "its tensors do not match the digest in its header")
     return layer
-
-
-_HEADER_KEYS = {"schema", "version", "layer", "option", "operators", "content_sha256"}
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """The metadata of a layer file (layer, option, operators, content_sha256, settings) without its tensors."""
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such layer file; run quantise for this layer and option") from None
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from None
-    try:
-        header = json.loads(metadata["llmpq"])
-        known = header["schema"] == SCHEMA and header["version"] == VERSION and header.keys() >= _HEADER_KEYS
-    except (KeyError, ValueError, TypeError, AttributeError):
-        known = False
-    if not known:
-        raise ArtifactError(f"{path}: a safetensors file, but not an llmpq layer file of version {VERSION}; run quantise again")
-    if header["option"] not in OPTIONS:
-        raise ArtifactError(f"{path}: option '{header['option']}' is unknown here; known are {', '.join(OPTIONS)}")
-    return header
-
-
-def find_layer_file(quantised_dir: str | Path, layer: int, option: str) -> Path:
-    """The layer file in ``quantised_dir`` or one of its groups; ArtifactError when there is none, or more than one."""
-    root, name = Path(quantised_dir), layer_file_name(layer, weight_option(option).name)
-    groups = (path for path in root.glob(f"*/{name}") if not path.parent.name.startswith(".") and path.parent.suffix != ".partial")
-    found = [path for path in (root / name, *sorted(groups)) if path.is_file()]
-    if not found:
-        raise ArtifactError(f"{root}: no file {name} in it or in its groups; quantise layer {layer} at option '{option}'")
-    if len(found) > 1:
-        raise ArtifactError(f"{root}: layer {layer} at option '{option}' is there twice, {found[0]} and {found[1]}; remove one group")
-    return found[0]
-
-
-def layers_digest(paths: Sequence[str | Path]) -> str:
-    """One digest of the weights in several layer files, in the order given (headers are read, not tensors)."""
-    return combined_digest(read_header(path)["content_sha256"] for path in paths)
-
-
-def combined_digest(content_digests: Iterable[str]) -> str:
-    """What ``layers_digest`` gives, from the layers' own ``content_sha256``."""
-    return hashlib.sha256("\n".join(content_digests).encode()).hexdigest()
 
 
 def _check_parts(path: Path, layer: LayerTensors) -> None:
@@ -185,7 +133,3 @@ def _check_parts(path: Path, layer: LayerTensors) -> None:
         wrong = [part for part, tensor in tensors.items() if tensor.dtype != _TYPES.get(part, tensor.dtype)]
         if wrong:
             raise ArtifactError(f"{path}: {name}.{wrong[0]} is {tensors[wrong[0]].dtype}, expected {_TYPES[wrong[0]]}")
-
-
-def _damaged(path: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"{path}: truncated or damaged ({why}); delete it and run quantise again")

@@ -17,9 +17,10 @@ from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.bytes import resident_layer_bytes
 from llmpq.quant.calibration import Calibration, InputStatistics
-from llmpq.quant.files import LayerTensors, layer_file_name, layer_vectors, plain_layer, read_layer, write_layer
+from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, read_layer, write_layer
 from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss
 from llmpq.quant.grid import Grid
+from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import GROUP_SIZE, OUTLIER_COLUMNS, WeightOption, outlier_count, weight_option
 from llmpq.quant.packing import pack
 from llmpq.quant.progress import Progress

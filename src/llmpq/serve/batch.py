@@ -7,6 +7,7 @@ from typing import Any
 from llmpq import artifacts
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
+from llmpq.quant.layer_index import find_layer_file, layers_digest
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, check_requests, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
@@ -98,8 +99,6 @@ def _settings(values: Mapping[str, Any], workload: Mapping[str, Any]) -> Setting
 
 def _weights_key(plan: Mapping[str, Any], checkpoint: Path, quantised: Path | None) -> str:
     """Changes whenever other weights would be served: from the layer files' own digests, and the checkpoint files' sizes and times."""
-    from llmpq.quant.files import find_layer_file, layers_digest
-
     options = [option for stage in plan["stages"] for option in stage["options"]]
     files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(options) if quantised and option != "32"]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(checkpoint.glob("*.safetensors"))]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpq.errors import ServeError
+from llmpq.quant.layer_index import combined_digest
 from llmpq.serve.job import Settings
 from llmpq.serve.journal import Journal
 from llmpq.serve.launch import StageLostError, run_stages
@@ -48,8 +49,6 @@ class Run:
 
     def weights_sha256(self) -> str:
         """Digest of the layers that were served, whatever the cut: the same weights evaluated in one piece give the same."""
-        from llmpq.quant.files import combined_digest
-
         return combined_digest(digest for _, digests in sorted(self._weights.items()) for digest in digests)
 
     def _kept(self) -> str:

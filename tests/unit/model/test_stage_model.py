@@ -10,7 +10,8 @@ from llmpq.errors import LlmpqError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import kv_layer_bytes, resident_end_bytes, resident_layer_bytes
-from llmpq.quant.files import layer_file_name, layers_digest, plain_layer, write_layer
+from llmpq.quant.files import plain_layer, write_layer
+from llmpq.quant.layer_index import layer_file_name, layers_digest
 
 
 @pytest.fixture(scope="module")

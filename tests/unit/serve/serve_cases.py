@@ -13,8 +13,9 @@ import torch
 from llmpq import artifacts
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.files import LayerTensors, layer_file_name, layer_vectors, plain_layer, write_layer
+from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
 from llmpq.quant.grid import Grid
+from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import weight_option
 from llmpq.quant.quantise import stored_tensors
 from llmpq.quant.rtn import rtn

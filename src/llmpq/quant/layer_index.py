@@ -1,0 +1,69 @@
+"""Finding layer files and reading what their headers say, without their tensors and without torch."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from llmpq.errors import ArtifactError
+from llmpq.quant.options import OPTIONS, weight_option
+
+SCHEMA, VERSION = "llmpq.layer", 1
+HEADER_KEYS = {"schema", "version", "layer", "option", "operators", "content_sha256"}
+
+
+def layer_file_name(layer: int, option: str) -> str:
+    """``layer-003.w8a8.safetensors``."""
+    return f"layer-{layer:03d}.{option}.safetensors"
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The metadata of a layer file (layer, option, operators, content_sha256, settings) without its tensors."""
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such layer file; run quantise for this layer and option") from None
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from None
+    try:
+        header = json.loads(metadata["llmpq"])
+        known = header["schema"] == SCHEMA and header["version"] == VERSION and header.keys() >= HEADER_KEYS
+    except (KeyError, ValueError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise ArtifactError(f"{path}: a safetensors file, but not an llmpq layer file of version {VERSION}; run quantise again")
+    if header["option"] not in OPTIONS:
+        raise ArtifactError(f"{path}: option '{header['option']}' is unknown here; known are {', '.join(OPTIONS)}")
+    return header
+
+
+def find_layer_file(quantised_dir: str | Path, layer: int, option: str) -> Path:
+    """The layer file in ``quantised_dir`` or one of its groups; ArtifactError when there is none, or more than one."""
+    root, name = Path(quantised_dir), layer_file_name(layer, weight_option(option).name)
+    groups = (path for path in root.glob(f"*/{name}") if not path.parent.name.startswith(".") and path.parent.suffix != ".partial")
+    found = [path for path in (root / name, *sorted(groups)) if path.is_file()]
+    if not found:
+        raise ArtifactError(f"{root}: no file {name} in it or in its groups; quantise layer {layer} at option '{option}'")
+    if len(found) > 1:
+        raise ArtifactError(f"{root}: layer {layer} at option '{option}' is there twice, {found[0]} and {found[1]}; remove one group")
+    return found[0]
+
+
+def layers_digest(paths: Sequence[str | Path]) -> str:
+    """One digest of the weights in several layer files, in the order given (headers are read, not tensors)."""
+    return combined_digest(read_header(path)["content_sha256"] for path in paths)
+
+
+def combined_digest(content_digests: Iterable[str]) -> str:
+    """What ``layers_digest`` gives, from the layers' own ``content_sha256``."""
+    return hashlib.sha256("\n".join(content_digests).encode()).hexdigest()
+
+
+def damaged(path: Path, why: str) -> ArtifactError:
+    """The error for a layer file that cannot be what was written."""
+    return ArtifactError(f"{path}: truncated or damaged ({why}); delete it and run quantise again")
