@@ -113,7 +113,8 @@ def dumps(document: Any, indent: int = 1) -> str:
 
     def render(value: Any, depth: int) -> str:
         flat = json.dumps(value, ensure_ascii=False)
-        nested = isinstance(value, (dict, list)) and any(isinstance(v, (dict, list)) for v in (value.values() if isinstance(value, dict) else value))
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        nested = any(isinstance(part, (dict, list)) for part in parts)
         if not isinstance(value, (dict, list)) or not value or (not nested and (depth > 1 or len(flat) < 120)):
             return flat
         pad, end = " " * indent * (depth + 1), " " * indent * depth

@@ -18,9 +18,8 @@ def load_experiments(config_dir: str | Path, settings: Mapping[str, Any], cache_
     """
     unknown = sorted(set(settings) - {"experiments", "overrides"})
     if unknown:
-        raise ConfigError(
-            f"unknown key '{unknown[0]}' in --config; known: experiments, overrides (a value of the configuration is overrides='[\"key=value\"]')"
-        )
+        example = "overrides='[\"workload.new_tokens=64\"]'"
+        raise ConfigError(f"unknown key '{unknown[0]}' in --config; known: experiments, overrides (for example {example})")
     names = _list(settings.get("experiments"), "experiments") or experiment_names(config_dir)
     overrides = _list(settings.get("overrides"), "overrides")
     files = sorted([*Path(config_dir).rglob("*.yaml"), *Path(__file__).parent.glob("config*.py")])

@@ -1,5 +1,6 @@
 """What this machine has, found out by trying it: each check returns its findings, and what their absence would prevent."""
 
+import functools
 import importlib.util
 import os
 import platform
@@ -98,7 +99,7 @@ def _pinned() -> dict[str, str]:
     for folder in (Path.cwd(), Path(__file__).parents[2]):
         if (folder / "requirements.txt").is_file():
             lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
-            return dict(line.split("==", 1) for line in lines if "==" in line)  # type: ignore[misc]
+            return {name: version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
     return {}
 
 
@@ -106,24 +107,29 @@ def _kernels() -> Iterator[Finding]:
     """Quantise one matrix to each option, multiply by the kernel that would serve it, and compare with fp32."""
     import torch
 
+    from llmpq.quant.grid import Grid
     from llmpq.quant.kernels.cpu import make_linear
-    from llmpq.quant.options import OPTIONS
-    from llmpq.quant.rtn import rtn_tensors
+    from llmpq.quant.options import OPTIONS, outlier_count
+    from llmpq.quant.quantise import stored_tensors
+    from llmpq.quant.rtn import rtn
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # as each emulated device has
     rows, inputs, outputs = SHAPE
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs) / inputs**0.5
     with torch.inference_mode():
         exact, base = x @ weight.T, _milliseconds(lambda: torch.nn.functional.linear(x, weight))
-        for option in OPTIONS:
+        for name, option in OPTIONS.items():
             try:
-                linear = make_linear(option, rtn_tensors(weight, option))
+                kept = list(range(outlier_count(inputs))) if option.outliers else []
+                stored = stored_tensors(option, rtn(weight, Grid(option.bits, option.group_size), kept=kept)) if option.quantised else {}
+                linear = make_linear(option, stored or {"weight": weight})
                 error = float((linear(x) - exact).norm() / exact.norm())
-                speed = base / _milliseconds(lambda linear=linear: linear(x))  # type: ignore[misc]
+                speed = base / _milliseconds(functools.partial(linear, x))
             except Exception as failure:  # any failure of a kernel means: not on this machine
-                yield Finding("kernels", "missing", f"option {option} does not run here: {type(failure).__name__}: {failure}")
+                yield Finding("kernels", "missing", f"option {name} does not run here: {type(failure).__name__}: {failure}")
                 continue
-            yield Finding("kernels", "ok", f"option {option}: runs, relative error {error:.1e}, {speed:.2f} × the speed of fp32")
+            yield Finding("kernels", "ok", f"option {name}: runs, relative error {error:.1e}, {speed:.2f} × the speed of fp32")
 
 
 def _milliseconds(call: Callable[[], object]) -> float:

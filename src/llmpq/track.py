@@ -174,9 +174,10 @@ class _Store:
         # A server that does not answer is an error within a minute, not after MLflow's seven tries of two minutes each.
         for key, value in (("DISABLE_TELEMETRY", "true"), ("HTTP_REQUEST_MAX_RETRIES", "2"), ("HTTP_REQUEST_TIMEOUT", "15")):
             os.environ.setdefault(f"MLFLOW_{key}", value)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
 
         self._name, self._digest = str(experiment["name"]), config_digest(experiment)
         tracking = experiment["tracking"]

@@ -16,9 +16,7 @@ def write_workload(name: str, settings: Mapping[str, Any], text: str | Path, che
     drawn evenly with ``seed``), ``new_tokens`` to generate for each. Raises ConfigError when the region is too short.
     """
     low, high, seed = settings["prompt_tokens_min"], settings["prompt_tokens"], settings["seed"]
-    windows = token_windows(
-        load_tokenizer(checkpoint_dir), text, settings["region"], windows=settings["requests"], tokens=high, seed=seed
-    )
+    windows = token_windows(load_tokenizer(checkpoint_dir), text, settings["region"], windows=settings["requests"], tokens=high, seed=seed)
     draw = random.Random(seed)
     lengths = [high if low == high else draw.randint(low, high) for _ in windows]
     if low != high:

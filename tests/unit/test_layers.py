@@ -10,7 +10,7 @@ from llmpq.sources import PACKAGE, all_modules, closure
 # What each part may import besides itself. `quant` and `model` know each other: a layer is made of packed operators, and
 # quantising runs layers.
 BASE = {"errors", "artifacts", "schemas"}
-MODEL = {"model", "quant"}
+MODEL = {"model", "quant", "sources"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "artifacts": {"errors", "schemas"},

@@ -23,7 +23,11 @@ def run(args: argparse.Namespace) -> int:
     from llmpq.workload import write_workload
 
     settings = {key: getattr(args, key) for key in ("requests", "prompt_tokens", "new_tokens", "region", "seed")}
-    settings |= {"prompt_tokens_min": args.prompt_tokens_min or args.prompt_tokens, "text": args.text.stem, "ignore_eos": not args.stop_at_eos}
+    settings |= {
+        "prompt_tokens_min": args.prompt_tokens_min or args.prompt_tokens,
+        "text": args.text.stem,
+        "ignore_eos": not args.stop_at_eos,
+    }
     document = write_workload(args.out.stem, settings, args.text, args.checkpoint, args.out)
     print(f"{args.out}: {len(document['requests'])} requests")
     return 0
