@@ -5,7 +5,7 @@ from pathlib import Path
 from llmpq.job import job
 from llmpq.serve.batch import serve
 
-with job(snakemake) as current:
+with job(snakemake):
     given, params = snakemake.input, snakemake.params
     serve(
         given.plan,
@@ -23,5 +23,4 @@ with job(snakemake) as current:
             "backend": params.backend["name"],
             "experiment": snakemake.wildcards.experiment,
         },
-        say=current.progress,
     )
