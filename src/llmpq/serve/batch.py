@@ -43,16 +43,13 @@ def serve(
     directories = {"checkpoint_dir": Path(checkpoint_dir), "quantised_dir": Path(quantised_dir) if quantised_dir else None}
     jobs = stage_jobs(plan, cluster, spec, requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": artifacts.body_digest(workload)}
-    weights = _weights_key(plan, Path(checkpoint_dir), directories["quantised_dir"])
-    key = {**identity, "weights": weights, "ignore_eos": options.ignore_eos, "end_option": options.end_option}
+    key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), directories["quantised_dir"])}
     out = Path(out_dir)
     try:
         with Journal(out / "journal", key, say) as journal:
             run = Run(jobs, requests, journal, options, out / "logs", say)
             reports = run.to_the_end()
-            names = {key: settings[key] for key in ("experiment",) if key in settings} | {"strategy": plan["strategy"]}
-            emulated = any(kind.get("source") == "emulated" for kind in cluster["types"].values())
-            labels = {**names, **identity, "weights_sha256": run.weights_sha256(), "source": "emulated" if emulated else "measured"}
+            labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
             tokenizer = Path(checkpoint_dir) / "tokenizer.json"
             results.write_requests(out / "requests.jsonl", requests, journal.finished, tokenizer, options.margins)
             results.write_timeline(out / "timeline.json", jobs, reports, labels)
@@ -97,9 +94,16 @@ def _settings(values: Mapping[str, Any], workload: Mapping[str, Any]) -> Setting
     return Settings(**known)
 
 
-def _weights_key(plan: Mapping[str, Any], checkpoint: Path, quantised: Path | None) -> str:
-    """Changes whenever other weights would be served: from the layer files' own digests, and the checkpoint files' sizes and times."""
-    options = [option for stage in plan["stages"] for option in stage["options"]]
-    files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(options) if quantised and option != "32"]
+def _labels(plan: Mapping[str, Any], cluster: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    emulated = any(kind.get("source") == "emulated" for kind in cluster["types"].values())
+    experiment = {"experiment": settings["experiment"]} if "experiment" in settings else {}
+    return {**experiment, "strategy": plan["strategy"], "source": "emulated" if emulated else "measured"}
+
+
+def _deciding(plan: Mapping[str, Any], options: Settings, checkpoint: Path, quantised: Path | None) -> dict[str, Any]:
+    """What beside plan and requests decides the tokens; weights by the layer files' digests and the checkpoint files' sizes and times."""
+    layers = [option for stage in plan["stages"] for option in stage["options"]]
+    files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(layers) if quantised and option != "32"]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(checkpoint.glob("*.safetensors"))]
-    return artifacts.digest({"layers": layers_digest(files), "checkpoint": states, "options": options})
+    weights = artifacts.digest({"layers": layers_digest(files), "checkpoint": states, "options": layers})
+    return {"weights": weights, "ignore_eos": options.ignore_eos, "end_option": options.end_option}

@@ -10,6 +10,7 @@ from llmpq import artifacts
 from llmpq.emulation import shared_core_quota
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
+from llmpq.quant.bytes import kv_layer_bytes
 
 MIB = 1 << 20
 
@@ -105,7 +106,7 @@ def stage_jobs(
         "longest_prompt": max(len(request["prompt_tokens"]) for request in requests),
         "sizes": [min(plan["micro_batch"][phase], settings.slots) for phase in ("prefill", "decode")],
         "hidden": spec.hidden,
-        "kv_bytes_per_layer": kv_bytes_per_layer(spec, settings.slots, capacity),
+        "kv_bytes_per_layer": kv_layer_bytes(spec, settings.slots, capacity),
         "ends": [] if settings.ignore_eos else list(spec.eos_token_ids),
         "end_option": settings.end_option,
         "timeout_s": settings.timeout_s,
@@ -150,8 +151,3 @@ def _budget(stage: Mapping[str, Any], device: Mapping[str, Any]) -> int:
             f"(budget {budget:,}); give the device more memory or plan again"
         )
     return budget
-
-
-def kv_bytes_per_layer(spec: ModelSpec, slots: int, capacity: int) -> int:
-    """Keys and values of one layer in bytes, kept in fp32."""
-    return 2 * slots * capacity * spec.kv_heads * spec.head_dim * 4

@@ -35,7 +35,7 @@ class Journal:
                 say(f"{other}: ignored, it belongs to another plan, other requests or other weights")
         self._file = self._open()
         if self.finished:
-            say(f"{self.path}: {len(self.finished)} requests are already finished; only the missing ones are served")
+            say(f"{self.path}: already finished: {len(self.finished)} of the requests; only the missing ones are served")
 
     def _open(self) -> BinaryIO:
         file = self.path.open("ab+")

@@ -104,10 +104,10 @@ def stage_rows(plan: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], to
 
 def _phase(stage: Mapping[str, Any], calls: Sequence[Call], phase: str, size: int) -> dict[str, Any]:
     """Calls of the largest micro-batch only, for that is the one the plan's figure is for; all calls when there was none of that size."""
-    all_ms = {call_rows: [] for call_rows in {call.rows for call in calls if call.phase == phase}}  # type: dict[int, list[float]]
+    all_ms: dict[int, list[float]] = {}
     for call in calls:
         if call.phase == phase:
-            all_ms[call.rows].append((call.end_s - call.start_s) * 1e3)
+            all_ms.setdefault(call.rows, []).append((call.end_s - call.start_s) * 1e3)
     rows = size if size in all_ms else max(all_ms, default=0)
     found = all_ms.get(rows, [])
     quantiles = np.percentile(found, [10, 50, 90]).tolist() if found else [None] * 3

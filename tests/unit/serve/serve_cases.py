@@ -13,6 +13,7 @@ import torch
 from llmpq import artifacts
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
+from llmpq.quant.bytes import kv_layer_bytes
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
@@ -20,7 +21,6 @@ from llmpq.quant.options import weight_option
 from llmpq.quant.quantise import stored_tensors
 from llmpq.quant.rtn import rtn
 from llmpq.serve.batch import serve
-from llmpq.serve.job import kv_bytes_per_layer
 
 LAYERS, VOCAB = 6, 199
 
@@ -52,7 +52,7 @@ def plan_body(spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Se
     """A plan whose stage j has ``cut[j]`` layers, on device d{j}, with ample budgets; figures that serving does not need are round."""
     stages, layer = [], 0
     for number, count in enumerate(cut):
-        kv = kv_bytes_per_layer(spec, slots, capacity) * count
+        kv = kv_layer_bytes(spec, slots, capacity) * count
         stages.append(
             {
                 "device": f"d{number}",

@@ -79,7 +79,7 @@ def test_a_killed_stage_fails_the_run_in_seconds_and_a_rerun_serves_the_rest(
 
     case.cluster = serve_cases.cluster(2)
     document = case.serve()
-    assert any("3 requests are already finished; only the missing ones are served" in line for line in case.said)
+    assert any("already finished: 3 of the requests; only the missing ones are served" in line for line in case.said)
     assert (document["served_requests"], document["resumed_requests"], document["new_tokens"]) == (3, 3, 120)
     assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in undisturbed]
     assert document["throughput"]["predicted"]["total_s"] == pytest.approx(1.0)  # half of the requests

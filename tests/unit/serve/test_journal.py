@@ -25,7 +25,7 @@ def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
     said: list[str] = []
     with Journal(tmp_path, KEY, said.append) as journal:
         assert list(journal.finished.values()) == [record("a", 1, 2), record("b", 3), record("c")]
-    assert "3 requests are already finished" in said[0]
+    assert "already finished: 3 of the requests" in said[0]
 
 
 def test_a_request_is_kept_once(tmp_path: Path) -> None:
