@@ -15,7 +15,7 @@ from llmpq.quant.options import OPTIONS
 
 MIB = 2**20
 TOKEN_BYTES = 8  # token ids travel back as int64
-MESSAGE_BUFFERS = 4  # of a stage with neighbours: two messages being received and two being sent
+MESSAGES_PER_LINK = 2  # buffers at each end of a link between stages: one moves while the other is computed
 MESSAGE_HEADER_BYTES = 256
 CONTEXT_SAMPLES = 9  # contexts at which a decode time is averaged over a long generation
 
@@ -116,7 +116,9 @@ def device_tables(
 def _workspace(cost: Mapping[str, Any], phase: str, length: int, tokens: int, shape: Shape) -> dict[str, int]:
     """Peak temporaries of a call plus the messages that a stage with neighbours holds meanwhile, by micro-batch."""
     sent = {size: size * (tokens * shape.token_activation_bytes + TOKEN_BYTES) + MESSAGE_HEADER_BYTES for size in shape.sizes}
-    buffers = MESSAGE_BUFFERS if shape.devices > 1 else 0
+    buffers = MESSAGES_PER_LINK * min(
+        shape.devices - 1, 2
+    )  # of two stages each has one link for hidden states, between them a stage has two
     return {str(size): workspace_bytes(cost["workspace"], phase, size, length) + buffers * sent[size] for size in shape.sizes}
 
 

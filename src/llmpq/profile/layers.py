@@ -29,6 +29,7 @@ from llmpq.profile.statistics import summary_ms
 from llmpq.profile.workspace import peak_temporary_bytes
 
 OPTIONS = ("16", "8", "w8a8-outlier", "w8a8", "4", "3")
+LEAST_PART = 0.05
 DEAR_SECONDS = 0.1  # calls longer than this are warmed up once only
 PARTS = ("layer", "embedding", "head", "overhead")
 
@@ -155,8 +156,8 @@ def rows_of(points: Sequence[Point]) -> list[dict[str, Any]]:
         if point.part == "overhead":
             seconds = [sample + cold.get(shape, 0.0) for sample in point.samples]
         else:
-            # An end can be as cheap as the empty call itself: a thousandth of the sample is then as good a guess as any.
-            seconds = [max(sample - empty[shape], 1e-3 * sample) / point.layers for sample in point.samples]
+            # An end can be as cheap as the empty call itself, of which a small part is then as good a guess as any.
+            seconds = [max(sample - empty[shape], LEAST_PART * sample) / point.layers for sample in point.samples]
         rows.append(
             {
                 "part": point.part,

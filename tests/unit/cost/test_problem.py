@@ -110,9 +110,9 @@ def test_every_number_is_the_one_worked_out_by_hand() -> None:
     assert first["embedding"]["resident_bytes"] == resident_end_bytes(SPEC, "embedding", "16")
     assert first["head"]["prefill_ms"]["4"] == pytest.approx(3.2)
     assert first["overhead_ms"] == pytest.approx({"prefill": 0.05, "decode": 0.07})
-    # Two between the measured sizes, plus four messages of (8 tokens × 64 × 4 + 8) bytes a row and a header each.
-    assert first["workspace_bytes"]["prefill"]["2"] == 2000 + 4 * (2 * (8 * 256 + 8) + 256)
-    assert first["workspace_bytes"]["decode"]["4"] == 300 + 4 * (4 * (256 + 8) + 256)
+    # Two between the measured sizes, plus two messages of (8 tokens × 64 × 4 + 8) bytes a row and a header each.
+    assert first["workspace_bytes"]["prefill"]["2"] == 2000 + 2 * (2 * (8 * 256 + 8) + 256)
+    assert first["workspace_bytes"]["decode"]["4"] == 300 + 2 * (4 * (256 + 8) + 256)
     assert body["omega"]["4"] == pytest.approx([1 / 6, 2 / 6, 3 / 6])
     found = body["links"][0]
     assert (found["from"], found["to"]) == ("a", "b")
