@@ -69,8 +69,8 @@ def device_tables(
 ) -> tuple[dict[str, Any], list[str]]:
     """(the ``devices`` entry of one cluster ``member`` of type ``kind``, notes on options that it is not offered).
 
-    Usable memory is the type's ``memory_mib`` less its ``reserve_mib``, if any: an emulated budget covers what a stage enters in its ledger,
-    so nothing is set aside for the runtime unless the device says so. Raises ArtifactError where no option was profiled.
+    Usable memory is the type's ``memory_mib`` less its ``reserve_mib``, if any: an emulated budget covers what a stage enters in its
+    ledger, so nothing is set aside for the runtime unless the device says so. Raises ArtifactError where no option was profiled.
     """
     profiled = latency.options()
     notes = [f"option {option} is not offered: it was not profiled on {latency.device}" for option in options if option not in profiled]
