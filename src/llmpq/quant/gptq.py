@@ -111,8 +111,9 @@ def gptq(weight: Tensor, factor: HessianFactor, grid: Grid) -> Quantised:
     if not in_sequence or not grid.group_size:
         scales = _static_scales(columns, order, count, cost, grid, group)
     codes = torch.zeros(in_features, out_features, dtype=torch.int8)
-    for first in range(0, count, _BLOCK):
-        last = min(first + _BLOCK, count)
+    size = min(_BLOCK, group)  # no block reaches over the start of a group, where scales are chosen
+    for first in range(0, count, size):
+        last = min(first + size, count)
         if in_sequence and grid.group_size and first % group == 0:
             scales[first // group] = grid.scales(columns[first : first + group].t(), cost[first : first + group])
         block, errors = columns[first:last], torch.empty(last - first, out_features)
