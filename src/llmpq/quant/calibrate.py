@@ -13,9 +13,9 @@ from torch import Tensor
 from llmpq.artifacts import atomic_path
 from llmpq.errors import ConfigError
 from llmpq.model.checkpoint import Checkpoint
-from llmpq.model.decoder import DecoderLayer
+from llmpq.model.decoder import DecoderLayer, KeysValues
 from llmpq.model.ends import Embedding
-from llmpq.model.positions import Positions
+from llmpq.model.positions import Positions, PrefillContext
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.calibration import CalibrationWriter, InputStatistics
 from llmpq.quant.progress import Progress
@@ -51,36 +51,62 @@ def calibrate(
     at_once = max(1, _TOKENS_AT_ONCE // tokens)
     with atomic_path(out_file) as temporary, CalibrationWriter(temporary, spec.layers, inputs, len(chosen), info) as writer:
         for index in range(spec.layers):
-            recorders = _recorders(spec, checkpoint.layer(index), chosen)
-            layer = DecoderLayer(spec, recorders.vectors, recorders.operators)
-            parts = [layer.prefill(part, context) for part in hidden.split(at_once)]
+            tensors = checkpoint.layer(index)
+            recorders = {name: _Recorder(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"), chosen) for name in inputs}
+            layer, parts = _WatchedLayer(spec, tensors, recorders), []
+            for part in hidden.split(at_once):
+                parts.append(layer.prefill(part, context))
+                for recorder in recorders.values():
+                    recorder.take((1.0 + layer.received) / 2.0)
             hidden = torch.cat(parts)
-            writer.add(index, {name: recorder.statistics() for name, recorder in recorders.operators.items()})
+            writer.add(index, {name: recorder.statistics() for name, recorder in recorders.items()})
             progress.step("layers")
 
 
+class _WatchedLayer(DecoderLayer):
+    """A decoder layer that notes, of its last prefill, how much attention every token received."""
+
+    received: Tensor
+    """[rows · tokens]: attention weights summed over the queries, mean over heads; 1 on average, hundreds for an attention sink."""
+
+    def _attend_prompt(self, x: Tensor, context: PrefillContext, cache: KeysValues | None) -> Tensor:
+        spec = self.spec
+        queries, keys, values = (part.transpose(1, 2) for part in self._heads(x, context.rotary))
+        grouped = queries.reshape(len(x), spec.kv_heads, spec.group * context.tokens, spec.head_dim)
+        scores = (grouped @ keys.transpose(2, 3)).view(len(x), spec.heads, context.tokens, context.tokens) / spec.head_dim**0.5
+        causal = torch.full((context.tokens, context.tokens), -torch.inf).triu(1) if context.bias is None else context.bias
+        weights = scores.add_(causal).softmax(-1)
+        self.received = weights.sum(2).mean(1).flatten()
+        mixed = (weights.view(*grouped.shape[:3], context.tokens) @ values).view(queries.shape)
+        return self.o(mixed.transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+
 class _Recorder:
-    """An operator in fp32 that sums up the statistics of the inputs it sees."""
+    """An operator in fp32 that sums up the statistics of the inputs it sees, once ``take`` says how much each token counts."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, chosen: Tensor) -> None:
         self._weight, self._bias, self._chosen, self._seen = weight, bias, chosen, 0
         columns = weight.shape[1]
-        self._gram, self._sum = torch.zeros(columns, columns), torch.zeros(columns, dtype=torch.float64)
-        self._max_abs, self._rows = torch.zeros(columns), torch.empty(len(chosen), columns)
+        self._gram, self._sums = torch.zeros(columns, columns), torch.zeros(2, columns, dtype=torch.float64)
+        self._max_abs, self._rows, self._input = torch.zeros(columns), torch.empty(len(chosen), columns), torch.empty(0)
 
     def __call__(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        _add_gram(self._gram, flat)
-        self._sum += flat.sum(0, dtype=torch.float64)
-        torch.maximum(self._max_abs, flat.abs().amax(0), out=self._max_abs)
-        here = (self._chosen >= self._seen) & (self._chosen < self._seen + flat.shape[0])
-        self._rows[here] = flat[self._chosen[here] - self._seen]
-        self._seen += flat.shape[0]
+        self._input = x.reshape(-1, x.shape[-1])
         return F.linear(x, self._weight, self._bias)
 
+    def take(self, weights: Tensor) -> None:
+        """Add the last input; ``weights`` [tokens] are of the Hessian only."""
+        x = self._input
+        _add_gram(self._gram, x * weights.sqrt().unsqueeze(1))
+        self._sums += torch.stack([x.sum(0, dtype=torch.float64), x.square().sum(0, dtype=torch.float64)])
+        torch.maximum(self._max_abs, x.abs().amax(0), out=self._max_abs)
+        here = (self._chosen >= self._seen) & (self._chosen < self._seen + len(x))
+        self._rows[here] = x[self._chosen[here] - self._seen]
+        self._seen += len(x)
+
     def statistics(self) -> InputStatistics:
-        hessian = self._gram / self._seen
-        return InputStatistics(hessian, (self._sum / self._seen).float(), hessian.diagonal().clone(), self._max_abs, self._rows)
+        mean, second_moment = (self._sums / self._seen).float()
+        return InputStatistics(self._gram / self._seen, mean, second_moment, self._max_abs, self._rows)
 
 
 def _add_gram(gram: Tensor, x: Tensor) -> None:
@@ -88,16 +114,6 @@ def _add_gram(gram: Tensor, x: Tensor) -> None:
     for first in range(0, x.shape[1], _GRAM_BLOCK):
         rows = x[:, first : first + _GRAM_BLOCK]
         gram[first : first + _GRAM_BLOCK, first:].addmm_(rows.t(), x[:, first:])
-
-
-class _Recorders:
-    def __init__(self, operators: dict[str, _Recorder], vectors: dict[str, Tensor]) -> None:
-        self.operators, self.vectors = operators, vectors
-
-
-def _recorders(spec: ModelSpec, tensors: Mapping[str, Tensor], chosen: Tensor) -> _Recorders:
-    operators = {name: _Recorder(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"), chosen) for name in spec.operators()}
-    return _Recorders(operators, dict(tensors))
 
 
 def _checked(token_windows: Sequence[Sequence[int]], spec: ModelSpec) -> Tensor:
