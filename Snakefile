@@ -35,7 +35,10 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    begin_session(EXPERIMENTS, total=sum(1 for _ in workflow.dag.needrun_jobs()))
+    begin_session(
+        EXPERIMENTS,
+        total=sum(job.rule.name != "all" for job in workflow.dag.needrun_jobs()),
+    )
 
 
 onsuccess:
