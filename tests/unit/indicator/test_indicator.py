@@ -1,0 +1,132 @@
+"""Indicators: formulas worked out by hand, the artifact's unit, and damage that only the kernel shows."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmpq import artifacts
+from llmpq.errors import ArtifactError, ConfigError
+from llmpq.indicator import gptq_loss, variance
+from llmpq.indicator.table import normalise, write_indicator
+from llmpq.quant.calibrate import calibrate
+from llmpq.quant.calibration import InputStatistics
+from llmpq.quant.options import OPTIONS
+from llmpq.quant.quantise import quantise_group
+
+CHOSEN = ["16", "8", "w8a8", "w8a8-outlier", "4", "3"]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder, draw = tmp_path_factory.mktemp("indicator"), random.Random(1)
+    calibrate(tiny_llama_dir, [[draw.randrange(96) for _ in range(32)] for _ in range(12)], folder / "c.safetensors", {})
+    for first, last in ((0, 1), (2, 3)):
+        out = folder / f"layers-00{first}-00{last}"
+        quantise_group(tiny_llama_dir, folder / "c.safetensors", out, first=first, last=last, options=CHOSEN, settings={})
+    return {
+        "checkpoint_dir": tiny_llama_dir,
+        "calibration_file": folder / "c.safetensors",
+        "quantised_dirs": sorted(folder.glob("layers-*")),
+        "model": "tiny",
+        "quantizer": "gptq",
+        "options": CHOSEN,
+    }
+
+
+def statistics(rows: torch.Tensor) -> InputStatistics:
+    mean, second = rows.mean(0), rows.square().mean(0)
+    return InputStatistics(rows.t() @ rows / len(rows), mean, second, rows.abs().amax(0), rows)
+
+
+@pytest.mark.parametrize("method", ["variance", "gptq-loss"])
+def test_uniform_four_bit_sums_to_one_and_sixteen_bit_is_harmless(made: dict[str, Any], tmp_path: Path, method: str) -> None:
+    write_indicator(tmp_path / "i.json", indicator={"name": "mine", "method": method}, **made)
+    document = artifacts.read(tmp_path / "i.json", "indicator")
+    omega = {(row["layer"], row["option"]): row["omega"] for row in document["rows"]}
+    assert omega.keys() == {(layer, option) for layer in range(4) for option in CHOSEN}
+    assert sum(omega[layer, "4"] for layer in range(4)) == pytest.approx(1.0)
+    for layer in range(4):
+        assert omega[layer, "16"] == 0.0
+        assert 0 < omega[layer, "8"] < omega[layer, "4"] < omega[layer, "3"]
+        assert omega[layer, "8"] < omega[layer, "w8a8-outlier"] < omega[layer, "w8a8"]
+    for row in document["rows"]:
+        assert sum(row["operators"].values()) == pytest.approx(row["omega"])
+    assert (document["model"], document["quantizer"], document["indicator"], document["reference_option"]) == ("tiny", "gptq", "mine", "4")
+
+
+def test_variance_of_one_operator_by_hand() -> None:
+    """Two outputs, two groups of 64: S² Var[X] / 4 over all inputs, and S² E[X²] / 6 for stochastic rounding."""
+    rows = torch.cat([torch.full((1, 128), 1.0), torch.full((1, 128), 5.0)])  # mean 3, variance 4, second moment 13
+    stored = {"scales": torch.tensor([[1.0, 2.0], [0.5, 4.0]])}
+    weight = torch.zeros(2, 128)
+    squares = 64 * (1 + 4 + 0.25 + 16)
+    four = OPTIONS["4"]
+    assert variance.damage(four, weight, stored, statistics(rows), {}) == pytest.approx(squares * 4 / 4)
+    assert variance.damage(four, weight, stored, statistics(rows), {"moment": "second"}) == pytest.approx(squares * 13 / 4)
+    assert variance.damage(four, weight, stored, statistics(rows), {"rounding": "stochastic"}) == pytest.approx(squares * 13 / 6)
+
+
+def test_variance_counts_the_step_of_activations() -> None:
+    """Rows of scale 1 at 8 bits; tokens whose largest magnitudes are 63 and 126 are rounded in steps of 1 and 2."""
+    rows = torch.zeros(2, 64)
+    rows[0, 3], rows[1, 3] = 63.0, -126.0
+    weight, stored = torch.full((4, 64), 2.0), {"scales": torch.ones(4)}
+    weights = 4 * float(statistics(rows).variance.sum()) / 4
+    activations = (1 + 4) / 2 * (4 * 64 * 4.0) / 4
+    assert variance.damage(OPTIONS["8"], weight, stored, statistics(rows), {}) == pytest.approx(weights)
+    assert variance.damage(OPTIONS["w8a8"], weight, stored, statistics(rows), {}) == pytest.approx(weights + activations)
+    kept = {**stored, "outlier_columns": torch.tensor([3], dtype=torch.int32)}
+    assert variance.damage(OPTIONS["w8a8-outlier"], weight, kept, statistics(rows), {}) == 0.0
+
+
+def test_gptq_loss_measures_the_kernel() -> None:
+    """Codes and scales are exact, so all damage is that of rounding activations, which one huge column makes large."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(32, 64, generator=draw)
+    stored = {"codes": torch.randint(-127, 128, (32, 64), generator=draw, dtype=torch.int8), "scales": torch.ones(32, dtype=torch.bfloat16)}
+    small = gptq_loss.damage(OPTIONS["w8a8"], stored, rows, 0.0)
+    rows[:, 7] = 100.0
+    large = gptq_loss.damage(OPTIONS["w8a8"], stored, rows, 0.0)
+    outlier = stored["codes"].clone()
+    outlier[:, 7] = 0
+    kept = {"outlier_columns": torch.tensor([7], dtype=torch.int32), "outlier_weight": stored["codes"][:, 7:8].float()}
+    saved = gptq_loss.damage(OPTIONS["w8a8-outlier"], {**stored, "codes": outlier, **kept}, rows, 0.0)
+    assert large > 100 * small
+    assert saved == pytest.approx(small, rel=0.3)
+    step = rows.abs().amax(1) / 63
+    expected = float((step.square() / 12).mean() * stored["codes"].float().square().sum())
+    assert large == pytest.approx(expected, rel=0.3)  # a uniform rounding error of step S has variance S²/12
+    assert gptq_loss.damage(OPTIONS["w8a8"], stored, rows, 5.0) == pytest.approx(large + 5.0)
+
+
+def test_the_unit_must_exist() -> None:
+    with pytest.raises(ArtifactError, match="cannot serve as unit"):
+        normalise({(0, "4"): {"qkv": 0.0}, (0, "8"): {"qkv": 1.0}})
+    rows, unit = normalise({(0, "4"): {"qkv": 1.0, "o": 2.0}, (1, "4"): {"qkv": 3.0, "o": 4.0}, (1, "3"): {"qkv": 30.0, "o": 5.0}})
+    assert unit == 10.0
+    assert [row["omega"] for row in rows] == pytest.approx([0.3, 0.7, 3.5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"indicator": {"name": "x", "method": "magic"}}, "'magic' is unknown; known are variance, gptq-loss"),
+        ({"indicator": {"name": "x", "method": "variance", "rounding": "up"}}, "indicator.rounding 'up'"),
+        ({"indicator": {"name": "x", "method": "variance", "moment": "third"}}, "indicator.moment 'third'"),
+        ({"options": ["16", "8"]}, "must hold '4'"),
+        ({"options": ["4", "2"]}, "unknown weight option '2'"),
+    ],
+)
+def test_bad_settings(made: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_indicator(tmp_path / "i.json", **{"indicator": {"name": "v", "method": "variance"}, **made, **changes})
+    assert not (tmp_path / "i.json").exists()
+
+
+def test_a_layer_that_was_not_quantised_is_named(made: dict[str, Any], tmp_path: Path) -> None:
+    half = {**made, "quantised_dirs": made["quantised_dirs"][:1]}
+    with pytest.raises(ArtifactError, match="layer 2 at option '8' is in none of the groups"):
+        write_indicator(tmp_path / "i.json", indicator={"name": "v", "method": "gptq-loss"}, **half)
