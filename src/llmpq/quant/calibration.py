@@ -1,8 +1,8 @@
 """The calibration file: per layer and operator what its inputs looked like on the calibration text, through the unquantised model.
 
 One safetensors file. For every operator with inputs X [tokens, in], all fp32: ``layer-003.qkv.hessian`` (upper triangle, row by row,
-of XᵀX / tokens), ``.mean``, ``.second_moment`` and ``.max_abs`` per column, and ``.rows``, some rows of X. It is written layer by
-layer, so no more than one layer is in memory, and read the same way.
+of Xᵀ D X / tokens, D the tokens' weights: see calibrate), ``.mean``, ``.second_moment`` and ``.max_abs`` per column, and ``.rows``, some
+rows of X. It is written layer by layer, so no more than one layer is in memory, and read the same way.
 """
 
 import json
@@ -24,7 +24,7 @@ _COLUMNS = ("mean", "second_moment", "max_abs")
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """Inputs X of one operator: hessian [in, in] = XᵀX / tokens; per column mean, second moment and largest magnitude; some rows of X."""
+    """Inputs X of one operator: hessian [in, in] = Xᵀ D X / tokens; per column mean, second moment, largest magnitude; some rows of X."""
 
     hessian: Tensor
     mean: Tensor
