@@ -12,7 +12,7 @@ CHOICES = {
     "model.end_option": ("16", "32"),
     "cluster.launch": ("local",),
     "quantizer.method": ("gptq", "rtn"),
-    "indicator.method": ("variance", "gptq-loss"),
+    "indicator.method": ("variance", "gptq-loss", "residual-error"),
     "indicator.rounding": ("deterministic", "stochastic"),
     "indicator.moment": ("variance", "second"),
     "planner.solver": ("glpk", "highs"),

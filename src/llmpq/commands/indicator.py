@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("calibration", type=Path, help="file written by llmpq calibrate")
     parser.add_argument("quantised", type=Path, nargs="+", help="directories of the quantised groups, together all layers")
     parser.add_argument("--out", type=Path, required=True, help="the .json file to write")
-    parser.add_argument("--method", choices=("gptq-loss", "variance"), default="gptq-loss", help="indicator (default: gptq-loss)")
+    parser.add_argument(
+        "--method", choices=("residual-error", "gptq-loss", "variance"), default="residual-error", help="default: %(default)s"
+    )
     parser.add_argument("--rounding", choices=("deterministic", "stochastic"), default="deterministic", help="variance: rounding assumed")
     parser.add_argument("--moment", choices=("variance", "second"), default="variance", help="variance: moment of the inputs")
     parser.add_argument(

@@ -13,6 +13,7 @@ from typing import Any
 from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.indicator import gptq_loss, variance
+from llmpq.indicator.residual_error import ResidualError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.quant.calibration import Calibration
 from llmpq.quant.files import read_layer
@@ -21,10 +22,13 @@ from llmpq.quant.progress import Progress
 from llmpq.quant.quantise import read_manifests
 
 REFERENCE_OPTION = "4"
-METHODS = ("variance", "gptq-loss")
+METHODS = ("variance", "gptq-loss", "residual-error")
+
+WHOLE_LAYER = "layer"
+"""Stands in the place of an operator where a method scores a layer as a whole."""
 
 RawTable = dict[tuple[int, str], dict[str, float]]
-"""(layer, option) → operator → damage in the method's own unit."""
+"""(layer, option) → operator (or WHOLE_LAYER) → damage in the method's own unit."""
 
 
 def write_indicator(
@@ -82,22 +86,28 @@ def raw_damages(
     spec = checkpoint.spec
     calibration.check(spec.operators(), spec.layers)
     found, progress = read_manifests(quantised_dirs), Progress(f"indicator {method}", spec.layers)
+    residual = ResidualError(checkpoint, calibration.ids) if method == "residual-error" else None
     raw: RawTable = {}
     for index in range(spec.layers):
-        weights = checkpoint.layer(index) if method == "variance" else {}
-        statistics = {name: calibration.operator(index, name, hessian=False) for name in spec.operators()}
-        for option in options:
-            if not option.quantised:
-                raw[index, option.name] = dict.fromkeys(spec.operators(), 0.0)
-                continue
-            row = _row(found, index, option.name)
-            stored = read_layer(row["path"]).operators
-            raw[index, option.name] = {
-                name: variance.damage(option, weights[f"{name}.weight"], stored[name], statistics[name], settings)
-                if method == "variance"
-                else gptq_loss.damage(option, stored[name], statistics[name].rows, row["operators"][name]["loss"])
-                for name in spec.operators()
+        files = {option: _row(found, index, option.name) for option in options if option.quantised}
+        stored = {option: read_layer(row["path"]) for option, row in files.items()}
+        if residual is not None:
+            scores = residual.damages(index, {option.name: tensors for option, tensors in stored.items()})
+            parts = {option: {WHOLE_LAYER: scores[option.name]} for option in stored}
+        else:
+            weights = checkpoint.layer(index) if method == "variance" else {}
+            statistics = {name: calibration.operator(index, name, hessian=False) for name in spec.operators()}
+            parts = {
+                option: {
+                    name: variance.damage(option, weights[f"{name}.weight"], tensors.operators[name], statistics[name], settings)
+                    if method == "variance"
+                    else gptq_loss.damage(option, tensors.operators[name], statistics[name].rows, files[option]["operators"][name]["loss"])
+                    for name in spec.operators()
+                }
+                for option, tensors in stored.items()
             }
+        for option in options:  # options of 16 bits and more do no damage by definition
+            raw[index, option.name] = parts.get(option, {WHOLE_LAYER: 0.0})
         progress.step("layers")
     return raw
 
@@ -110,7 +120,8 @@ def normalise(raw: RawTable) -> tuple[list[dict[str, Any]], float]:
     rows = []
     for (layer, option), parts in sorted(raw.items(), key=lambda item: item[0][0]):
         scaled = {name: value / unit for name, value in parts.items()}
-        rows.append({"layer": layer, "option": option, "omega": math.fsum(scaled.values()), "operators": scaled})
+        operators = {} if WHOLE_LAYER in scaled else {"operators": scaled}
+        rows.append({"layer": layer, "option": option, "omega": math.fsum(scaled.values()), **operators})
     return rows, unit
 
 

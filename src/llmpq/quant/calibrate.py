@@ -51,7 +51,7 @@ def calibrate(
     hidden = Embedding(spec, checkpoint.embedding())(ids, torch.arange(tokens))
     chosen = _sampled(windows * tokens, int(settings.get("seed", 0)))
     inputs = {name: shape[1] for name, shape in spec.operators().items()}
-    info = {"settings": dict(settings), "tokens": windows * tokens, "windows": windows, "ids_sha256": _ids_digest(ids)}
+    info = {"settings": dict(settings), "tokens": windows * tokens, "windows": windows, "ids": ids.tolist(), "ids_sha256": _ids_digest(ids)}
     progress = Progress("calibrate", spec.layers)
     at_once = max(1, _TOKENS_AT_ONCE // tokens)
     with atomic_path(out_file) as temporary, CalibrationWriter(temporary, spec.layers, inputs, len(chosen), info) as writer:

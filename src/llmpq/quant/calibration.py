@@ -85,6 +85,14 @@ class Calibration:
         self.info = self._read(lambda file: _metadata(self.path, file.metadata()))
         self.layers: int = self.info["layers"]
 
+    @property
+    def ids(self) -> list[list[int]]:
+        """The calibration windows' token ids [windows][tokens]."""
+        try:
+            return list(self.info["ids"])
+        except KeyError:
+            raise ArtifactError(f"{self.path}: holds no token ids; run calibrate again") from None
+
     def operator(self, layer: int, name: str, *, hessian: bool = True) -> InputStatistics:
         """Statistics of one operator's inputs (``hessian`` False: an empty one, the rest is small and read quickly).
 
