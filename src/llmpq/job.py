@@ -25,7 +25,7 @@ from llmpq.errors import LlmpqError
 
 PROGRESS_EVERY_S = 10.0
 WATCH_EVERY_S = 2.0
-_COUNT = re.compile(r"\b\d+ ?(/|of) ?\d+\b")
+_COUNT = re.compile(r"\b\d+ ?((/|of) ?\d+\b|%)")
 
 
 @contextmanager

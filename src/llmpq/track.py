@@ -46,13 +46,13 @@ def track_experiment(experiment: Mapping[str, Any], out: str | Path, root: str |
     """
     files = list(stage_files(experiment, Path(root)))
     store = _Store(experiment, Path(root))
-    parents = {strategy: store.open(strategy, None) for strategy in [SHARED, *experiment["strategies"]]}
+    mine = [marker for marker in session.markers() if _names_match(marker, experiment) and "ended" in marker]
+    parents = {strategy: store.open(strategy, None, *_span(mine, strategy)) for strategy in [SHARED, *experiment["strategies"]]}
     finals: dict[str, Metrics] = {strategy: {} for strategy in parents}
-    known = {(marker["rule"], tuple(marker["wildcards"].values())): marker for marker in session.markers()}
     for strategy, label in dict.fromkeys((each.strategy or SHARED, each.label) for each in files if each.label != "track"):
-        mine = [each for each in files if (each.strategy or SHARED, each.label) == (strategy, label)]
-        marker = next((each for each in known.values() if _belongs(each, experiment, strategy, label)), {})
-        finals[strategy] |= _record_stage(store, experiment, strategy, label, mine, marker)
+        own = [each for each in files if (each.strategy or SHARED, each.label) == (strategy, label)]
+        marker = next((each for each in mine if _is_of(each, strategy, label)), {})
+        finals[strategy] |= _record_stage(store, experiment, strategy, label, own, marker)
     for strategy, run in parents.items():
         parameters = {"strategy": strategy, **_flat({group: experiment[group] for group in _PARENT_PARAMETERS})}
         store.log(run, parameters, finals[strategy] if strategy != SHARED else {})
@@ -128,9 +128,14 @@ def _record_failure(store: "_Store", strategy: str, label: str, marker: Mapping[
     store.close(parent, "FAILED")
 
 
-def _belongs(marker: Mapping[str, Any], experiment: Mapping[str, Any], strategy: str, label: str) -> bool:
-    names = marker["wildcards"]
-    return _names_match(marker, experiment) and names.get("strategy", SHARED) == strategy and stage_label(marker["rule"], names) == label
+def _is_of(marker: Mapping[str, Any], strategy: str, label: str) -> bool:
+    return marker["wildcards"].get("strategy", SHARED) == strategy and stage_label(marker["rule"], marker["wildcards"]) == label
+
+
+def _span(markers: Iterable[Mapping[str, Any]], strategy: str) -> tuple[float | None, float | None]:
+    """When the first stage of a strategy (or of what all share) began and the last one ended."""
+    mine = [marker for marker in markers if marker["wildcards"].get("strategy", SHARED) == strategy and marker["rule"] != "track"]
+    return (min(marker["started"] for marker in mine), max(marker["ended"] for marker in mine)) if mine else (None, None)
 
 
 def _names_match(marker: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
@@ -160,11 +165,14 @@ def _tail(log: Path) -> str:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": "1"}``; MLflow refuses values of more than 6000 characters."""
+    """``{"a": {"b": [1, 2]}}`` as ``{"a.b": "1, 2"}``; entries of a list that have a name go under it."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        value = {item["name"]: {key: part for key, part in item.items() if key != "name"} for item in value}
     if isinstance(value, Mapping):
         parts = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
         return {key: item for part in parts for key, item in part.items()}
-    return {prefix: str(value)[:500]}
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return {prefix: text[:500]}  # MLflow refuses more than 6000
 
 
 class _Store:

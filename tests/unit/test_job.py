@@ -81,10 +81,11 @@ def test_a_fault_of_the_program_names_the_log(tmp_path: Path, monkeypatch: pytes
     assert "Traceback" not in ended.stderr
 
 
-def test_progress_is_the_latest_line_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("line", ["3/30 layers, 9 s left", "window 3 of 30", "9 %, 50 s left"])
+def test_progress_is_the_latest_line_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     begin(tmp_path, monkeypatch)
-    ended = run("print('3/30 layers, 9 s left', flush=True); print('a warning', flush=True); time.sleep(1)", tmp_path)
-    assert ended.stderr.splitlines()[1:-1] == [f"          {TITLE}: 3/30 layers, 9 s left"]
+    ended = run(f"print('{line}', flush=True); print('a warning', flush=True); time.sleep(1)", tmp_path)
+    assert ended.stderr.splitlines()[1:-1] == [f"          {TITLE}: {line}"]
 
 
 def test_a_job_told_to_stop_is_marked_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

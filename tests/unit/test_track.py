@@ -150,6 +150,8 @@ def test_a_run_for_each_strategy_with_the_final_figures_and_one_for_what_they_sh
     assert parent.metrics["prediction_error_percent"] == -20.0
     assert parent.params["planner.solver"] == "glpk"
     assert parent.params["strategy"] == "llmpq"
+    assert parent.params["cluster.members.slow0.device"] == "cpu-slow"
+    assert parent.params["quantizer.options"] == "16, w8a8, 4"
     assert "fast0: layers 0 to 1, 1 × 16, 1 × 4" in parent.tags["mlflow.note.content"]
     for (strategy, stage), run in found.items():
         if stage:
