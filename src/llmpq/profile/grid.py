@@ -18,7 +18,8 @@ PRELUDE_LAYERS = 2  # further copies, run and timed just before it
 PREFILL_TOKENS = 512  # a prefill call runs as many layers as make at least this many tokens × layers: long prompts need no stack
 POINT_SECONDS = 0.03  # per configured repeat: cheap points are repeated more often than that, dear ones less
 MAX_REPEATS_FACTOR = 4
-MIN_REPEATS = 3
+DEAR_SECONDS = 0.1  # calls longer than this vary little and are not repeated more than they must
+MIN_REPEATS, MIN_DEAR_REPEATS = 7, 3
 NO_OPTION = "-"  # the overhead rows belong to no weight option
 
 
@@ -49,7 +50,8 @@ class Point:
     def repeats(self, configured: int) -> int:
         """How often to time this point, from what its first calls took."""
         wanted = round(POINT_SECONDS * configured / max(self.estimate_s, 1e-6))
-        return min(max(wanted, min(MIN_REPEATS, configured)), MAX_REPEATS_FACTOR * configured)
+        least = MIN_DEAR_REPEATS if self.estimate_s > DEAR_SECONDS else MIN_REPEATS
+        return min(max(wanted, min(least, 2 * configured)), MAX_REPEATS_FACTOR * configured)
 
 
 class Grid:

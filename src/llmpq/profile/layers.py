@@ -23,14 +23,13 @@ from llmpq.emulation import Emulator
 from llmpq.errors import ConfigError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.profile import stack
-from llmpq.profile.grid import Grid, Point
+from llmpq.profile.grid import DEAR_SECONDS, Grid, Point
 from llmpq.profile.machine import QuietCheck, identity, pinned, quietest_cores
 from llmpq.profile.statistics import summary_ms
 from llmpq.profile.workspace import peak_temporary_bytes
 
 OPTIONS = ("16", "8", "w8a8-outlier", "w8a8", "4", "3")
 LEAST_PART = 0.05
-DEAR_SECONDS = 0.1  # calls longer than this are warmed up once only
 PARTS = ("layer", "embedding", "head", "overhead")
 
 
