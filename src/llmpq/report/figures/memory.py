@@ -24,7 +24,11 @@ def device_bytes(experiment: Experiment, summary: Document) -> Figure:
             row |= {f"predicted_{kind}_bytes": stage["bytes"][kind] if stage else 0 for kind in BYTE_KINDS}
             row |= {f"measured_{kind}_bytes": measured.get(kind) for kind in ("weights", "kv", "embedding", "head")}
             rows.append({**row, "measured_growth_bytes": measured.get("rss_growth")})
-    measured_words = " The ring is what the serving process really grew by." if summary["served"] else ""
+    measured_words = (
+        " The ring is what the serving process really grew by, scratch of its libraries included, for which the device keeps a reserve."
+        if summary["served"]
+        else ""
+    )
     return Figure(
         name="memory",
         title="Memory on each device",
