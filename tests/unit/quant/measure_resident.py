@@ -46,7 +46,6 @@ def main() -> None:
         before = settle()
         for _ in range(layers):
             kept.append([make_linear(option, tensors[shape]) for shape in shapes])
-            gc.collect()
         after = settle()
         growth[option] = {"allocated": after[0] - before[0], "resident": after[1] - before[1]}
     print(json.dumps(growth))
