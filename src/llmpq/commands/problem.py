@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         planner=chosen["planner"],
         options=chosen["quantizer"]["options"],
         schedule=chosen["serve"]["schedule"],
+        end_option=chosen["model"]["end_option"],
+        outlier_columns=chosen["quantizer"]["outlier_columns"],
     )
     print(f"{args.out}: {len(document['devices'])} devices, options {', '.join(document['options'])}")
     if "description" in document:

@@ -54,6 +54,7 @@ def build_problem(
         devices=len(cluster["members"]),
         end_option=end_option,
         outlier_columns=outlier_columns,
+        hand_off_ms=links["hand_off"]["p50_ms"] if "hand_off" in links else 0.0,
     )
     devices: list[dict[str, Any]] = []
     notes: list[str] = []

@@ -31,6 +31,7 @@ class Shape:
     devices: int
     end_option: str
     outlier_columns: int
+    hand_off_ms: float
 
     @property
     def contexts(self) -> list[float]:
@@ -106,8 +107,8 @@ def device_tables(
             "decode": _workspace(cost, "decode", shape.prompt_tokens + shape.new_tokens, 1, shape),
         },
         "overhead_ms": {
-            "prefill": round(float(np.mean([latency.overhead("prefill", size, shape.prompt_tokens) for size in shape.sizes])), 6),
-            "decode": round(float(np.mean([latency.overhead("decode", size, shape.contexts[0]) for size in shape.sizes])), 6),
+            "prefill": _overhead(latency, "prefill", shape.prompt_tokens, shape),
+            "decode": _overhead(latency, "decode", shape.contexts[0], shape),
         },
     }
     return table, notes + dropped
@@ -120,6 +121,12 @@ def _workspace(cost: Mapping[str, Any], phase: str, length: int, tokens: int, sh
         shape.devices - 1, 2
     )  # of two stages each has one link for hidden states, between them a stage has two
     return {str(size): workspace_bytes(cost["workspace"], phase, size, length) + buffers * sent[size] for size in shape.sizes}
+
+
+def _overhead(latency: LatencyModel, phase: str, length: float, shape: Shape) -> float:
+    """Milliseconds of a call besides its layers and ends: the empty call, the mean over micro-batches, and handing on the result."""
+    calls = [latency.overhead(phase, size, length) for size in shape.sizes]
+    return round(float(np.mean(calls)) + shape.hand_off_ms, 6)
 
 
 def _times(latency: LatencyModel, part: str, option: str, shape: Shape) -> dict[str, dict[str, float]]:

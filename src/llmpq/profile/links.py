@@ -32,7 +32,8 @@ def profile_links(
 ) -> dict[str, Any]:
     """Time every ordered pair of the members of ``cluster`` and write a ``links`` artifact to ``out``; returns the document.
 
-    ``settings`` are the ``profile`` group: ``link_bytes`` (payload sizes) and ``repeats``. A cluster of one device gives no rows.
+    ``settings`` are the ``profile`` group: ``link_bytes`` (payload sizes) and ``repeats``. ``hand_off`` is what receiving and
+    sending cost a busy process per message. A cluster of one device gives no rows.
     Raises LinkError when a process dies or does not finish, with the end of its log.
     """
     started = time.perf_counter()
@@ -42,16 +43,19 @@ def profile_links(
     if not sizes or sizes[0] < 1:
         raise LinkError(f"profile.link_bytes is {settings['link_bytes']}; it needs payload sizes of at least 1 byte")
     rows: list[dict[str, Any]] = []
+    hand_off: dict[str, Any] = {}
     if len(members) > 1:
         progress(f"links of {cluster['name']}: {len(members)} processes, {len(sizes)} payload sizes")
         repeats = max(20, 4 * int(settings["repeats"]))
-        for row in _run_processes(members, {"sizes": sizes, "repeats": repeats, "warmup": WARMUP, "delay_ms": delay_ms}):
+        timed = _run_processes(members, {"sizes": sizes, "repeats": repeats, "warmup": WARMUP, "delay_ms": delay_ms})
+        hand_off = {"hand_off": summary_ms([seconds for found in timed for seconds in found["hand_off_seconds"]])}
+        for row in (row for found in timed for row in found["rows"]):
             sender, receiver = members[row["from"]]["name"], members[row["to"]]["name"]
             rows.append({"from": sender, "to": receiver, "bytes": row["bytes"], **summary_ms(row["seconds"])})
     order = {member["name"]: index for index, member in enumerate(members)}
     rows.sort(key=lambda row: (order[row["from"]], order[row["to"]], row["bytes"]))
     source = "emulated" if any(device["source"] == "emulated" for device in cluster["types"].values()) else "measured"
-    body = {"cluster": cluster["name"], "delay_ms": delay_ms, "seconds": round(time.perf_counter() - started, 3), "rows": rows}
+    body = {"cluster": cluster["name"], "delay_ms": delay_ms, "seconds": round(time.perf_counter() - started, 3), **hand_off, "rows": rows}
     config = {"cluster": dict(cluster), "link_bytes": sizes, "repeats": settings["repeats"]}
     return artifacts.write(out, "links", body, source=source, config=config)
 
@@ -81,10 +85,7 @@ def _run_processes(members: Sequence[Mapping[str, Any]], settings: Mapping[str, 
                 if process.poll() is None:
                     process.kill()
                 process.wait()
-        rows: list[dict[str, Any]] = []
-        for rank in range(len(members)):
-            rows.extend(json.loads((Path(folder) / f"{rank}.json").read_text(encoding="utf-8")))
-        return rows
+        return [json.loads((Path(folder) / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(len(members))]
 
 
 def _wait(processes: Sequence["subprocess.Popen[bytes]"], logs: Sequence[Path], names: Sequence[str]) -> None:

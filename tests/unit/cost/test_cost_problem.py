@@ -78,7 +78,7 @@ def inputs() -> dict[str, Any]:
         "planner": {"objective": {"theta_ms": None, "quality_budget": 0.5}, "micro_batches": {"prefill": None, "decode": None}},
         "options": list(OPTIONS),
         "costs": {"fast": cost(), "slow": cost("slow", 2.0)},
-        "links": {"cluster": "pair", "rows": link("a", "b") + link("b", "a")},
+        "links": {"cluster": "pair", "hand_off": {"p50_ms": 0.3}, "rows": link("a", "b") + link("b", "a")},
         "indicator": {
             "model": "tiny",
             "rows": [
@@ -109,7 +109,7 @@ def test_every_number_is_the_one_worked_out_by_hand() -> None:
     assert table["decode_ms"] == pytest.approx({"1": 1 + 0.002 * 10.5, "2": 1 + 0.004 * 10.5, "4": 1 + 0.008 * 10.5})
     assert first["embedding"]["resident_bytes"] == resident_end_bytes(SPEC, "embedding", "16")
     assert first["head"]["prefill_ms"]["4"] == pytest.approx(3.2)
-    assert first["overhead_ms"] == pytest.approx({"prefill": 0.05, "decode": 0.07})
+    assert first["overhead_ms"] == pytest.approx({"prefill": 0.05 + 0.3, "decode": 0.07 + 0.3})
     # Two between the measured sizes, plus two messages of (8 tokens × 64 × 4 + 8) bytes a row and a header each.
     assert first["workspace_bytes"]["prefill"]["2"] == 2000 + 2 * (2 * (8 * 256 + 8) + 256)
     assert first["workspace_bytes"]["decode"]["4"] == 300 + 2 * (4 * (256 + 8) + 256)
