@@ -45,27 +45,21 @@ def build_problem(
     _check_workload(spec, workload)
     _check_artifacts(str(model["name"]), cluster, costs, links, indicator)
     slots = int(workload["slots"])
-    sizes = micro_batch_sizes(slots, planner.get("micro_batches") or {})
     shape = Shape(
         prompt_tokens=int(workload["prompt_tokens"]),
         new_tokens=int(workload["new_tokens"]),
-        sizes=sizes,
+        sizes=micro_batch_sizes(slots, planner.get("micro_batches") or {}),
         token_activation_bytes=spec.hidden * ACTIVATION_BYTES,
         devices=len(cluster["members"]),
         end_option=end_option,
         outlier_columns=outlier_columns,
         hand_off_ms=links["hand_off"]["p50_ms"] if "hand_off" in links else 0.0,
     )
-    devices: list[dict[str, Any]] = []
-    notes: list[str] = []
-    for member in cluster["members"]:
-        kind = cluster["types"][member["device"]]
-        table, dropped = device_tables(spec, member, kind, LatencyModel(costs[member["device"]]), costs[member["device"]], options, shape)
-        devices.append(table)
-        notes.extend(f"{member['name']}: {note}" for note in dropped)
+    devices, notes = _devices(spec, cluster, costs, options, shape)
     used = [option for option in options if any(option in device["options"] for device in devices)]
-    body: dict[str, Any] = {
+    return {
         "name": name,
+        **({"description": "; ".join(notes)} if notes else {}),
         "source": _source(cluster["types"][member["device"]]["source"] for member in cluster["members"]),
         "model": {"name": model["name"], "layers": spec.layers},
         "workload": {key: int(workload[key]) for key in ("requests", "slots", "prompt_tokens", "new_tokens")},
@@ -73,20 +67,34 @@ def build_problem(
         "overlapped_sends": True,
         "options": used,
         "reference_option": REFERENCE_OPTION,
+        **_listed_sizes(planner),
         "kv_bytes_per_layer": int(quant_bytes.kv_layer_bytes(spec, slots, shape.prompt_tokens + shape.new_tokens)),
-        "activation_bytes_per_token": spec.hidden * ACTIVATION_BYTES,
+        "activation_bytes_per_token": shape.token_activation_bytes,
         "token_bytes": TOKEN_BYTES,
         "devices": devices,
         "links": _links(cluster, links),
         "omega": _omega(indicator, spec.layers, [*used, REFERENCE_OPTION]),
         "objective": {key: float(value) for key, value in planner["objective"].items() if value is not None},
     }
-    if notes:
-        body["description"] = "; ".join(notes)
+
+
+def _listed_sizes(planner: Mapping[str, Any]) -> dict[str, Any]:
+    """{"micro_batches": …} where the planner's settings restrict them."""
     listed = {phase: [int(size) for size in found] for phase, found in (planner.get("micro_batches") or {}).items() if found}
-    if listed:
-        body["micro_batches"] = listed
-    return body
+    return {"micro_batches": listed} if listed else {}
+
+
+def _devices(
+    spec: ModelSpec, cluster: Mapping[str, Any], costs: Mapping[str, Mapping[str, Any]], options: Sequence[str], shape: Shape
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Tables of all members, and what of the options they are not offered."""
+    tables, notes = [], []
+    for member in cluster["members"]:
+        kind, cost = cluster["types"][member["device"]], costs[member["device"]]
+        table, dropped = device_tables(spec, member, kind, LatencyModel(cost), cost, options, shape)
+        tables.append(table)
+        notes.extend(f"{member['name']}: {note}" for note in dropped)
+    return tables, notes
 
 
 def micro_batch_sizes(slots: int, listed: Mapping[str, Sequence[int] | None]) -> list[int]:
