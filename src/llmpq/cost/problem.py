@@ -88,7 +88,8 @@ def _devices(
     spec: ModelSpec, cluster: Mapping[str, Any], costs: Mapping[str, Mapping[str, Any]], options: Sequence[str], shape: Shape
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Tables of all members, and what of the options they are not offered."""
-    tables, notes = [], []
+    tables: list[dict[str, Any]] = []
+    notes: list[str] = []
     for member in cluster["members"]:
         kind, cost = cluster["types"][member["device"]], costs[member["device"]]
         table, dropped = device_tables(spec, member, kind, LatencyModel(cost), cost, options, shape)
