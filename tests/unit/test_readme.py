@@ -22,5 +22,5 @@ def test_every_linked_file_exists() -> None:
 
 def test_make_targets_named_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"`?make ([a-z-]+)", README))
+    named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", README))
     assert named <= set(re.findall(r"^([a-z-]+):", makefile, flags=re.M)), named
