@@ -240,7 +240,7 @@ def test_single_results_can_be_asked_for(folder: Path) -> None:
     """The four kinds of target that the README shows are up to date after a run."""
     names = [
         "results/profiles/tiny/smollm2-135m-instruct/cpu-slow.json",
-        "results/indicators/smollm2-135m-instruct/tiny/variance.json",
+        "results/indicators/smollm2-135m-instruct/tiny/residual-error.json",
         str(HOME / "llmpq" / "plan.json"),
         str(HOME / "llmpq" / "serve.json"),
     ]

@@ -48,7 +48,7 @@ def test_every_group_of_an_experiment_is_in_the_table() -> None:
         ("results/experiments/duo/problem.json", ["from_problem"]),
         ("results/experiments/duo/report.html", ["report", "track"]),
         ("results/profiles/default/smollm2-135m-instruct/cpu-slow.json", ["from_profile"]),
-        ("results/indicators/smollm2-135m-instruct/gptq/variance.json", ["from_indicator"]),
+        ("results/indicators/smollm2-135m-instruct/gptq/residual-error.json", ["from_indicator"]),
         ("results/quantised/smollm2-135m-instruct/gptq/layers-000-014", ["from_quantise"]),
     ],
 )
