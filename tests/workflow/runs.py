@@ -1,6 +1,7 @@
 """Snakemake as a user runs it: a process in a folder of its own, with the prepared model and texts of the repository."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,7 +53,14 @@ def started(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A run that goes on meanwhile, in a process group of its own; none of its processes is left afterwards."""
     output = (folder / "run.txt").open("w", encoding="utf-8")
     process = subprocess.Popen(
-        command(*arguments), cwd=folder, env=environment(), stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     try:
         yield process
@@ -60,6 +68,11 @@ def started(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         leave_nothing(process.pid)
         process.wait()
         output.close()
+
+
+def _heed_interrupts() -> None:
+    """Tests that were started with ``&`` ignore SIGINT, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave_nothing(pid: int) -> None:
