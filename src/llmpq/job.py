@@ -57,7 +57,8 @@ def job(snakemake: Any) -> Iterator[None]:
         if isinstance(stop, SystemExit) and stop.code in (None, 0):
             ended("finished")
             raise
-        ended("interrupted", error=f"stopped by {type(stop).__name__} {stop}")
+        ended("interrupted", error=f"stopped by {type(stop).__name__} {stop}".strip())
+        _say(terminal, f"          {title}: interrupted")
         raise
     except BaseException as error:
         traceback.print_exc()

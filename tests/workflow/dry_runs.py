@@ -11,7 +11,9 @@ DIRECTORIES = ("checkpoint", "figures")
 NeedRun = Callable[..., set[str]]
 
 
-def dry_run(folder: Path, experiments: Sequence[str], overrides: Sequence[str] = (), force: bool = False) -> list[tuple[str, list[str]]]:
+def dry_run(
+    folder: Path, experiments: Sequence[str], overrides: Sequence[str] = (), *, force: bool = False, targets: Sequence[str] = ()
+) -> list[tuple[str, list[str]]]:
     """(rule, outputs) of every job that would run in ``folder``, without the target rule."""
     config = {"overrides": list(overrides)} | ({"experiments": list(experiments)} if experiments else {})
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL}, dryrun=True)) as api:
@@ -21,7 +23,8 @@ def dry_run(folder: Path, experiments: Sequence[str], overrides: Sequence[str] =
             snakefile=ROOT / "Snakefile",
             workdir=folder,
         )
-        workflow.dag(DAGSettings(forceall=force)).execute_workflow(executor="dryrun", execution_settings=ExecutionSettings(lock=False))
+        dag = workflow.dag(DAGSettings(forceall=force, targets=set(targets)))
+        dag.execute_workflow(executor="dryrun", execution_settings=ExecutionSettings(lock=False))
         jobs = workflow._workflow.dag.needrun_jobs(exclude_finished=False)
         return [(job.rule.name, [str(path) for path in job.output]) for job in jobs if job.rule.name != "all"]
 

@@ -36,6 +36,15 @@ def test_all_runs_every_default_experiment_and_shares_what_can_be_shared(tmp_pat
     assert "smoke" not in {name for name, _ in served}
 
 
+def test_an_entry_that_no_experiment_uses_can_be_asked_for_by_its_path(tmp_path: Path) -> None:
+    names = {path.stem for path in (ROOT / "config" / "indicator").glob("*.yaml")}
+    used = {each["indicator"]["name"] for each in compose(ROOT / "config", EXPERIMENTS).values()}
+    assert names - used
+    for name in sorted(names - used):
+        jobs = dry_run(tmp_path, [], targets=[f"results/indicators/smollm2-135m-instruct/gptq/{name}.json"])
+        assert [rule for rule, _ in jobs].count("indicator") == 1
+
+
 def snakemake(folder: Path, *config: str) -> subprocess.CompletedProcess[str]:
     program = str(Path(sys.executable).parent / "snakemake")
     command = [program, "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "--workflow-profile", "none", "--config", *config]

@@ -5,30 +5,21 @@ import sys
 from llmpq.config_cache import load_experiments
 from llmpq.errors import LlmpqError
 from llmpq.session import begin_session, end_session, only_errors, take_over_lock
-
-
 from llmpq.sources import code_digest
 from llmpq.track_files import targets
 
-if workflow.is_main_process and "rules" in map(
-    str, workflow.output_settings.quiet or ()
-):
+CONFIG, CACHE = Path(workflow.basedir) / "config", ".snakemake/llmpq"
+if {"host", "progress", "reason", "rules"} <= set(map(str, workflow.output_settings.quiet or ())) and not workflow.dryrun:
     only_errors()
 try:
     if workflow.is_main_process and not workflow.dryrun:
         take_over_lock()
-    EXPERIMENTS = load_experiments(
-        Path(workflow.basedir) / "config", config, ".snakemake/llmpq"
-    )
+    EXPERIMENTS = load_experiments(CONFIG, config, CACHE)
 except LlmpqError as error:
     sys.exit(f"llmpq: error: {error}")
 
 # Without --config experiments=…, `all` means the real ones; the tiny one for tests can still be asked for by name.
-CHOSEN = [
-    name
-    for name, each in EXPERIMENTS.items()
-    if "experiments" in config or each["suite"] == "default"
-]
+CHOSEN = [name for name, each in EXPERIMENTS.items() if "experiments" in config or each["suite"] == "default"]
 EXPERIMENT = "results/experiments/{experiment}"
 RUN = f"{EXPERIMENT}/{{strategy}}"
 ENVIRONMENT = "../envs/llmpq.yaml"
@@ -36,9 +27,7 @@ ENVIRONMENT = "../envs/llmpq.yaml"
 
 wildcard_constraints:
     experiment=r"[\w.-]+",
-    strategy="|".join(
-        sorted({name for each in EXPERIMENTS.values() for name in each["strategies"]})
-    ),
+    strategy="|".join(sorted({name for each in EXPERIMENTS.values() for name in each["strategies"]})),
     model=r"[\w.-]+",
     device=r"[\w.-]+",
     cluster=r"[\w.-]+",
@@ -51,23 +40,18 @@ wildcard_constraints:
 
 def pick(mapping, keys=""):
     """The named keys of a group, or the whole group without its name."""
-    return {
-        key: value
-        for key, value in mapping.items()
-        if (key in keys.split() if keys else key != "name")
-    }
+    return {key: value for key, value in mapping.items() if (key in keys.split() if keys else key != "name")}
 
 
 def entry(group, name):
     """One configuration entry by its name; equal in every experiment that uses it (checked by compose)."""
     for each in EXPERIMENTS.values():
-        found = (
-            each["cluster"]["types"].get(name)
-            if group == "device"
-            else each[group] if each[group]["name"] == name else None
-        )
+        found = each["cluster"]["types"].get(name) if group == "device" else each[group] if each[group]["name"] == name else None
         if found is not None:
             return found
+    if group != "device" and (CONFIG / group / f"{name}.yaml").is_file():  # nobody uses it, but it may be asked for by its path
+        chosen = {"experiments": CHOSEN[:1], "overrides": [f"{group}={name}"]}
+        return next(iter(load_experiments(CONFIG, chosen, CACHE).values()))[group]
     raise ValueError(f"no chosen experiment uses the {group} '{name}'")
 
 
@@ -86,10 +70,7 @@ def for_experiment(pattern):
 
     def fill(wildcards):
         chosen = EXPERIMENTS[wildcards.experiment]
-        names = {
-            group: chosen[group]["name"]
-            for group in ("model", "cluster", "profile", "quantizer", "indicator")
-        }
+        names = {group: chosen[group]["name"] for group in ("model", "cluster", "profile", "quantizer", "indicator")}
         return pattern.format(**names, **wildcards)
 
     return fill
@@ -99,16 +80,8 @@ def device_files(pattern):
     """An input function: one file for each device type that the experiment's cluster has members of, in alphabetical order."""
 
     def fill(wildcards):
-        devices = sorted(
-            {
-                member["device"]
-                for member in EXPERIMENTS[wildcards.experiment]["cluster"]["members"]
-            }
-        )
-        return [
-            for_experiment(pattern.replace("{device}", device))(wildcards)
-            for device in devices
-        ]
+        devices = sorted({member["device"] for member in EXPERIMENTS[wildcards.experiment]["cluster"]["members"]})
+        return [for_experiment(pattern.replace("{device}", device))(wildcards) for device in devices]
 
     return fill
 
@@ -119,23 +92,14 @@ def layer_groups(model, quantizer):
         entry("model", model)["layers"],
         entry("quantizer", quantizer)["layers_per_job"],
     )
-    return [
-        f"layers-{first:03}-{min(first + step, layers) - 1:03}"
-        for first in range(0, layers, step)
-    ]
+    return [f"layers-{first:03}-{min(first + step, layers) - 1:03}" for first in range(0, layers, step)]
 
 
 def quantised_layers(wildcards):
     """An input function: the folders of all layer groups, for a model and quantizer or for an experiment's."""
     model = wildcards.get("model") or EXPERIMENTS[wildcards.experiment]["model"]["name"]
-    quantizer = (
-        wildcards.get("quantizer")
-        or EXPERIMENTS[wildcards.experiment]["quantizer"]["name"]
-    )
-    return [
-        f"results/quantised/{model}/{quantizer}/{group}"
-        for group in layer_groups(model, quantizer)
-    ]
+    quantizer = wildcards.get("quantizer") or EXPERIMENTS[wildcards.experiment]["quantizer"]["name"]
+    return [f"results/quantised/{model}/{quantizer}/{group}" for group in layer_groups(model, quantizer)]
 
 
 def strategy_files(*names):
@@ -150,14 +114,8 @@ def strategy_files(*names):
 
 def links_of(name):
     """What the times of a cluster's links depend on: its members' cores, where its devices come from, and the links' own delay."""
-    cluster = next(
-        each["cluster"]
-        for each in EXPERIMENTS.values()
-        if each["cluster"]["name"] == name
-    )
-    types = {
-        key: {"source": device["source"]} for key, device in cluster["types"].items()
-    }
+    cluster = next(each["cluster"] for each in EXPERIMENTS.values() if each["cluster"]["name"] == name)
+    types = {key: {"source": device["source"]} for key, device in cluster["types"].items()}
     return {
         "name": name,
         "launch": cluster["launch"],

@@ -21,9 +21,7 @@ rule problem:
         model=for_experiment("resources/models/{model}/model.json"),
         costs=device_files("results/cost/{profile}/{model}/{device}.json"),
         links=for_experiment("results/links/{profile}/{cluster}.json"),
-        indicator=for_experiment(
-            "results/indicators/{model}/{quantizer}/{indicator}.json"
-        ),
+        indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
     output:
         f"{EXPERIMENT}/problem.json",
     log:
@@ -33,9 +31,7 @@ rule problem:
     params:
         model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
-        workload=of_experiment(
-            "workload", "name requests slots prompt_tokens new_tokens"
-        ),
+        workload=of_experiment("workload", "name requests slots prompt_tokens new_tokens"),
         quantizer=of_experiment("quantizer", "options"),
         planner=of_experiment("planner", "objective micro_batches"),
         serve=of_experiment("serve", "schedule"),

@@ -16,9 +16,7 @@ rule profile:
         ENVIRONMENT
     threads: workflow.cores
     params:
-        profile=of_entry(
-            "profile", "micro_batches prompt_tokens contexts repeats warmup options"
-        ),
+        profile=of_entry("profile", "micro_batches prompt_tokens contexts repeats warmup options"),
         device=of_entry("device", "kind source cores slowdown"),
         model=of_entry("model", "end_option"),
         code=code_digest("llmpq.profile.layers"),

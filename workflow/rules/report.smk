@@ -5,9 +5,7 @@ rule report:
     input:
         runs=strategy_files("plan.json", "serve.json", "timeline.json", "quality.json"),
         problem=f"{EXPERIMENT}/problem.json",
-        indicator=for_experiment(
-            "results/indicators/{model}/{quantizer}/{indicator}.json"
-        ),
+        indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
         costs=device_files("results/cost/{profile}/{model}/{device}.json"),
     output:
         summary=f"{EXPERIMENT}/summary.json",
@@ -51,9 +49,7 @@ rule track:
         links=for_experiment("results/links/{profile}/{cluster}.json"),
         calibration=for_experiment(CALIBRATION),
         quantised=quantised_layers,
-        indicator=for_experiment(
-            "results/indicators/{model}/{quantizer}/{indicator}.json"
-        ),
+        indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
     output:
         f"{EXPERIMENT}/mlflow.json",
     log:
