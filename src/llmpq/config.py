@@ -160,6 +160,7 @@ class Planner:
 class Backend:
     name: str
     margins: bool
+    port: int
 
 
 @dataclass
@@ -169,7 +170,6 @@ class Serve:
     timeout_s: float
     load_timeout_s: float
     max_restarts: int
-    port: int
 
 
 @dataclass

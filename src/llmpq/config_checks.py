@@ -37,7 +37,8 @@ NOT_NEGATIVE = {
     "profile": ("warmup",),
     "quantizer": ("outlier_columns",),
     "planner": ("gap", "objective.theta_ms", "objective.quality_budget"),
-    "serve": ("max_restarts", "port"),
+    "serve": ("max_restarts",),
+    "backend": ("port",),
     "cluster": ("link.delay_ms",),
 }
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -119,6 +120,18 @@ def only_errors() -> None:
     logging.getLogger("snakemake.logging").addFilter(
         lambda record: record.levelno >= logging.WARNING and not record.getMessage().lstrip().startswith(said)
     )
+
+
+def one_line_errors() -> None:
+    """Show a ConfigError that an input function raised as its one line, without Snakemake's description of rule and traceback."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        found = re.search(r"^InputFunctionException.*?^ *ConfigError: (.*?)\nWildcards:", record.getMessage(), re.DOTALL | re.MULTILINE)
+        if found:
+            record.msg, record.args = f"llmpq: error: {found[1]}", ()
+        return True
+
+    logging.getLogger("snakemake.logging").addFilter(shorten)
 
 
 def take_over_lock() -> None:

@@ -73,6 +73,30 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: duo, smoke, solo, trio"),
+        ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, adabits, "),
+        ("resources/models/gpt/model.json", "unknown model 'gpt'; known: smollm2-135m-instruct"),
+        ("results/profiles/default/smollm2-135m-instruct/gpu.json", "unknown device 'gpu'; known: cpu-fast, cpu-large, cpu-slow"),
+        ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, solo, trio"),
+        ("results/quantised/smollm2-135m-instruct/awq/layers-000-014", "unknown quantizer 'awq'; known: gptq, tiny"),
+        ("results/indicators/smollm2-135m-instruct/gptq/best.json", "unknown indicator 'best'; known: gptq-loss, residual-error, variance"),
+    ],
+)
+def test_an_unknown_name_in_a_path_is_one_line(tmp_path: Path, target: str, message: str) -> None:
+    program = str(Path(sys.executable).parent / "snakemake")
+    command = [program, "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "--workflow-profile", "none", "--", target]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0
+    told = [line for line in ended.stderr.splitlines() if line.startswith("llmpq: error: ")]
+    assert len(told) == 1
+    assert message in told[0]
+    assert "Exception" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_the_slurm_profile_is_found_and_plans_all(tmp_path: Path) -> None:
     program = str(Path(sys.executable).parent / "snakemake")
     command = [program, "--profile", str(ROOT / "slurm"), "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--", "all"]

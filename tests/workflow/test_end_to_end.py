@@ -213,7 +213,7 @@ def test_a_port_in_use_is_named(folder: Path, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        failed = run(copy, "--", str(HOME / "llmpq" / "serve.json"), overrides=[f"serve.port={port}"])
+        failed = run(copy, "--", str(HOME / "llmpq" / "serve.json"), overrides=[f"backend.port={port}"])
     assert failed.code != 0
     assert f"port {port}" in failed.text
     assert not (copy / HOME / "llmpq" / "serve.json").exists()

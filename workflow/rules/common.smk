@@ -2,12 +2,14 @@
 
 import sys
 
+from llmpq.config import STRATEGIES
 from llmpq.config_cache import load_experiments
-from llmpq.errors import LlmpqError
-from llmpq.session import begin_session, end_session, only_errors, take_over_lock
+from llmpq.errors import ConfigError, LlmpqError
+from llmpq.session import begin_session, end_session, one_line_errors, only_errors, take_over_lock
 from llmpq.sources import code_digest
 from llmpq.track_files import targets
 
+one_line_errors()
 CONFIG, CACHE = Path(workflow.basedir) / "config", ".snakemake/llmpq"
 if {"host", "progress", "reason", "rules"} <= set(map(str, workflow.output_settings.quiet or ())) and not workflow.dryrun:
     only_errors()
@@ -27,7 +29,7 @@ ENVIRONMENT = "../envs/llmpq.yaml"
 
 wildcard_constraints:
     experiment=r"[\w.-]+",
-    strategy="|".join(sorted({name for each in EXPERIMENTS.values() for name in each["strategies"]})),
+    strategy=r"[\w.-]+",
     model=r"[\w.-]+",
     device=r"[\w.-]+",
     cluster=r"[\w.-]+",
@@ -43,16 +45,29 @@ def pick(mapping, keys=""):
     return {key: value for key, value in mapping.items() if (key in keys.split() if keys else key != "name")}
 
 
+def experiment(wildcards):
+    """The experiment that a path names; ConfigError where there is none, or no such strategy."""
+    name, strategy = wildcards.experiment, wildcards.get("strategy")
+    if name not in EXPERIMENTS:
+        raise ConfigError(f"unknown experiment '{name}'; this run knows: {', '.join(EXPERIMENTS)}")
+    if strategy is not None and strategy not in STRATEGIES:
+        raise ConfigError(f"unknown strategy '{strategy}'; strategies are {', '.join(STRATEGIES)}")
+    return EXPERIMENTS[name]
+
+
 def entry(group, name):
     """One configuration entry by its name; equal in every experiment that uses it (checked by compose)."""
     for each in EXPERIMENTS.values():
         found = each["cluster"]["types"].get(name) if group == "device" else each[group] if each[group]["name"] == name else None
         if found is not None:
             return found
-    if group != "device" and (CONFIG / group / f"{name}.yaml").is_file():  # nobody uses it, but it may be asked for by its path
+    if group not in ("device", "cluster") and (CONFIG / group / f"{name}.yaml").is_file():  # nobody uses it, but its path may be asked for
         chosen = {"experiments": CHOSEN[:1], "overrides": [f"{group}={name}"]}
         return next(iter(load_experiments(CONFIG, chosen, CACHE).values()))[group]
-    raise ValueError(f"no chosen experiment uses the {group} '{name}'")
+    known = {key for each in EXPERIMENTS.values() for key in (each["cluster"]["types"] if group == "device" else [each[group]["name"]])}
+    if group not in ("device", "cluster"):
+        known |= {path.stem for path in (CONFIG / group).glob("*.yaml")}
+    raise ConfigError(f"unknown {group} '{name}'; known: {', '.join(sorted(known))}")
 
 
 def of_entry(group, keys=""):
@@ -62,14 +77,14 @@ def of_entry(group, keys=""):
 
 def of_experiment(group, keys=""):
     """A params function: settings of one group of the experiment."""
-    return lambda wildcards: pick(EXPERIMENTS[wildcards.experiment][group], keys)
+    return lambda wildcards: pick(experiment(wildcards)[group], keys)
 
 
 def for_experiment(pattern):
     """An input function: the pattern with the names of the experiment's entries filled in."""
 
     def fill(wildcards):
-        chosen = EXPERIMENTS[wildcards.experiment]
+        chosen = experiment(wildcards)
         names = {group: chosen[group]["name"] for group in ("model", "cluster", "profile", "quantizer", "indicator")}
         return pattern.format(**names, **wildcards)
 
@@ -80,7 +95,7 @@ def device_files(pattern):
     """An input function: one file for each device type that the experiment's cluster has members of, in alphabetical order."""
 
     def fill(wildcards):
-        devices = sorted({member["device"] for member in EXPERIMENTS[wildcards.experiment]["cluster"]["members"]})
+        devices = sorted({member["device"] for member in experiment(wildcards)["cluster"]["members"]})
         return [for_experiment(pattern.replace("{device}", device))(wildcards) for device in devices]
 
     return fill
@@ -97,8 +112,8 @@ def layer_groups(model, quantizer):
 
 def quantised_layers(wildcards):
     """An input function: the folders of all layer groups, for a model and quantizer or for an experiment's."""
-    model = wildcards.get("model") or EXPERIMENTS[wildcards.experiment]["model"]["name"]
-    quantizer = wildcards.get("quantizer") or EXPERIMENTS[wildcards.experiment]["quantizer"]["name"]
+    model = wildcards.get("model") or experiment(wildcards)["model"]["name"]
+    quantizer = wildcards.get("quantizer") or experiment(wildcards)["quantizer"]["name"]
     return [f"results/quantised/{model}/{quantizer}/{group}" for group in layer_groups(model, quantizer)]
 
 
@@ -107,14 +122,14 @@ def strategy_files(*names):
     return lambda wildcards: expand(
         f"{RUN}/{{name}}",
         experiment=wildcards.experiment,
-        strategy=EXPERIMENTS[wildcards.experiment]["strategies"],
+        strategy=experiment(wildcards)["strategies"],
         name=names,
     )
 
 
 def links_of(name):
     """What the times of a cluster's links depend on: its members' cores, where its devices come from, and the links' own delay."""
-    cluster = next(each["cluster"] for each in EXPERIMENTS.values() if each["cluster"]["name"] == name)
+    cluster = entry("cluster", name)
     types = {key: {"source": device["source"]} for key, device in cluster["types"].items()}
     return {
         "name": name,

@@ -9,7 +9,7 @@ rule config_record:
     conda:
         ENVIRONMENT
     params:
-        experiment=lambda wildcards: EXPERIMENTS[wildcards.experiment],
+        experiment=lambda wildcards: experiment(wildcards),
     message:
         "Keep the configuration of {wildcards.experiment} beside its results"
     script:
@@ -32,7 +32,7 @@ rule problem:
         model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
         workload=of_experiment("workload", "name requests slots prompt_tokens new_tokens"),
-        quantizer=of_experiment("quantizer", "options"),
+        quantizer=of_experiment("quantizer", "options outlier_columns"),
         planner=of_experiment("planner", "objective micro_batches"),
         serve=of_experiment("serve", "schedule"),
         code=code_digest("llmpq.cost.problem"),
@@ -44,7 +44,7 @@ rule problem:
 
 rule plan:
     input:
-        f"{EXPERIMENT}/problem.json",
+        for_experiment(f"{EXPERIMENT}/problem.json"),
     output:
         f"{RUN}/plan.json",
     log:

@@ -35,7 +35,7 @@ rule prepare_text:
 
 rule workload:
     input:
-        text=lambda wildcards: f"resources/texts/{EXPERIMENTS[wildcards.experiment]['workload']['text']}.txt",
+        text=lambda wildcards: f"resources/texts/{experiment(wildcards)['workload']['text']}.txt",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
     output:
         f"{EXPERIMENT}/workload.json",

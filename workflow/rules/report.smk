@@ -22,7 +22,7 @@ rule report:
     conda:
         ENVIRONMENT
     params:
-        strategies=lambda wildcards: EXPERIMENTS[wildcards.experiment]["strategies"],
+        strategies=lambda wildcards: experiment(wildcards)["strategies"],
         code=code_digest("llmpq.report.*"),
     message:
         "Compare the strategies of {wildcards.experiment}"

@@ -21,7 +21,7 @@ rule serve:
     threads: workflow.cores
     params:
         serve=of_experiment("serve"),
-        backend=of_experiment("backend", "name margins"),
+        backend=of_experiment("backend", "name margins port"),
         model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
         workload=of_experiment("workload", "slots ignore_eos"),
@@ -39,7 +39,7 @@ rule evaluate:
         quantised=quantised_layers,
         texts=lambda wildcards: expand(
             "resources/texts/{text}.txt",
-            text=EXPERIMENTS[wildcards.experiment]["evaluate"]["texts"],
+            text=experiment(wildcards)["evaluate"]["texts"],
         ),
     output:
         f"{RUN}/quality.json",

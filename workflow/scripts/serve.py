@@ -19,7 +19,7 @@ with job(snakemake):
             **params.serve,
             **params.workload,
             **params.model,
-            "margins": params.backend["margins"],
+            **{key: value for key, value in params.backend.items() if key != "name"},
             "backend": params.backend["name"],
             "experiment": snakemake.wildcards.experiment,
         },

@@ -37,7 +37,7 @@ class Settings:
         if not (self.timeout_s > 0 and self.load_timeout_s > 0):
             raise ServeError(f"serve.timeout_s ({self.timeout_s}) and serve.load_timeout_s ({self.load_timeout_s}) must be positive")
         if not 0 <= self.port <= 65535:
-            raise ServeError(f"serve.port is {self.port}; a port is 0 (any free one) to 65535")
+            raise ServeError(f"backend.port is {self.port}; a port is 0 (any free one) to 65535")
 
 
 def check_requests(requests: Sequence[Mapping[str, Any]], spec: ModelSpec, source: Path) -> None:

@@ -219,9 +219,9 @@ def _listener(port: int) -> Iterator[socket.socket]:
             listener.listen(128)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise ServeError(f"port {port} on {HOST} is in use; choose another serve.port, or 0 for any free one") from None
+                raise ServeError(f"port {port} on {HOST} is in use; choose another backend.port, or 0 for any free one") from None
             raise ServeError(
-                f"port {port} on {HOST} cannot be used: {error.strerror}; choose another serve.port, or 0 for any free one"
+                f"port {port} on {HOST} cannot be used: {error.strerror}; choose another backend.port, or 0 for any free one"
             ) from None
         yield listener
 

@@ -109,7 +109,7 @@ def test_a_given_port_in_use_is_one_clear_error(tmp_path: Path, tiny_checkpoint:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         case = Case(tmp_path, tiny_checkpoint, requests([4], 2), [3, 3], (1, 1), port=port)
-        with pytest.raises(ServeError, match=f"port {port} on 127.0.0.1 is in use; choose another serve.port"):
+        with pytest.raises(ServeError, match=f"port {port} on 127.0.0.1 is in use; choose another backend.port"):
             case.serve()
     assert case.serve()["new_tokens"] == 2  # free again
 
@@ -245,7 +245,7 @@ def test_more_micro_batches_under_way_than_buffers_do_not_block(tmp_path: Path, 
         ({"schedule": "continuous"}, "serve.schedule is 'continuous'; this runtime knows 'barrier'"),
         ({"slots": 0}, "workload.slots is 0"),
         ({"timeout_s": 0}, "must be positive"),
-        ({"port": 70000}, "serve.port is 70000"),
+        ({"port": 70000}, "backend.port is 70000"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
