@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ from llmpq import artifacts
 from llmpq.errors import ConfigError
 
 FOLDER = Path("results/.jobs")
+# The jobs that MLflow shows as failed, a line each, so that the run that mends one tells it.
+REPORTED = FOLDER / "reported"
 UNFINISHED = ("running", "failed", "interrupted")
 
 
 def begin_session(experiments: Mapping[str, Any], total: int) -> None:
     """Called by the Snakefile before the first job: record what is to run, after telling MLflow of jobs that an earlier run left behind."""
-    if any(marker["state"] == "running" for marker in markers()):
+    known = read_session()
+    if known is not None and "ended" not in known and any(marker["state"] in UNFINISHED for marker in markers()):
         _report_failures()
     for marker in markers():
         if marker["state"] in UNFINISHED:
@@ -38,8 +41,8 @@ def begin_session(experiments: Mapping[str, Any], total: int) -> None:
 
 
 def end_session(failed: bool = False) -> None:
-    """Called by the Snakefile after the last job; stages that failed are recorded in MLflow from here, on the submitting host."""
-    if failed:
+    """Called by the Snakefile after the last job: tells MLflow, from the submitting host, of stages that failed or no longer do."""
+    if failed or REPORTED.is_file():
         _report_failures()
     known = read_session()
     if known is not None:
@@ -76,6 +79,15 @@ def write_marker(rule: str, wildcards: Mapping[str, str], **fields: Any) -> None
     path = marker_path(rule, wildcards)
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and fields.get("state") != "running" else {}
     artifacts.write_text(path, json.dumps({**known, "rule": rule, "wildcards": dict(wildcards), **fields}))
+
+
+def write_reported(names: Iterable[str]) -> None:
+    """Remember which jobs MLflow shows as failed; no file where there are none."""
+    lines = sorted(names)
+    if lines:
+        artifacts.write_text(REPORTED, "\n".join(lines) + "\n")
+    else:
+        REPORTED.unlink(missing_ok=True)
 
 
 def markers() -> list[dict[str, Any]]:
@@ -141,7 +153,10 @@ def take_over_lock() -> None:
     """
     locks = list(Path(".snakemake/locks").glob("*.lock"))
     known = read_session()
-    if not locks or known is None or known["host"] != platform.node():
+    if not locks or known is None or known["host"] != platform.node() or "ended" in known:
+        return
+    # A run takes its lock before it writes its record, and updates the record with every job: a younger lock is another run's.
+    if max(lock.stat().st_mtime for lock in locks) > (FOLDER / "session.json").stat().st_mtime:
         return
     if alive(known["pid"], known["began"]):
         raise ConfigError(f"another run (process {known['pid']}) is at work in this folder: wait for it, or stop it")

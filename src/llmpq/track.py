@@ -7,20 +7,18 @@ run, another one adds a run.
 """
 
 import json
-import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts, session
-from llmpq.errors import ArtifactError, LlmpqError
+from llmpq.errors import ArtifactError
 from llmpq.track_files import StageFile, names_of, stage_files, stage_label
 from llmpq.track_metrics import Metrics, metrics_of
+from llmpq.track_store import Store, config_digest, one_message
 
 SHARED = "shared"
 LOG_TAIL_BYTES = 20_000
-_NOT_RESULT = ("tracking", "suite", "strategies")  # parts of the configuration that change no result of a strategy
 _PARENT_PARAMETERS = ("model", "cluster", "workload", "quantizer", "indicator", "planner", "serve")
 _STAGE_PARAMETERS = {
     "plan": ["planner"],
@@ -33,11 +31,7 @@ _STAGE_PARAMETERS |= {"calibrate": ["quantizer"], "quantise": ["quantizer"], "in
 _STAGE_PARAMETERS |= {"workload": ["workload"], "prepare_model": ["model"]}
 
 
-def config_digest(experiment: Mapping[str, Any]) -> str:
-    """Digest of what shapes the results of one strategy of an experiment."""
-    return artifacts.digest({key: value for key, value in experiment.items() if key not in _NOT_RESULT})
-
-
+@one_message()
 def track_experiment(experiment: Mapping[str, Any], out: str | Path, root: str | Path = ".") -> dict[str, Any]:
     """Record every file of one finished experiment and write the ``tracking`` artifact ``out`` (which run is which).
 
@@ -45,7 +39,7 @@ def track_experiment(experiment: Mapping[str, Any], out: str | Path, root: str |
     tracking server cannot be used.
     """
     files = list(stage_files(experiment, Path(root)))
-    store = _Store(experiment, Path(root))
+    store = Store(experiment, Path(root))
     mine = [marker for marker in session.markers() if _names_match(marker, experiment) and "ended" in marker]
     parents = {strategy: store.open(strategy, None, *_span(mine, strategy)) for strategy in [SHARED, *experiment["strategies"]]}
     finals: dict[str, Metrics] = {strategy: {} for strategy in parents}
@@ -66,7 +60,7 @@ def track_experiment(experiment: Mapping[str, Any], out: str | Path, root: str |
 
 
 def _record_stage(
-    store: "_Store", experiment: Mapping[str, Any], strategy: str, label: str, files: list[StageFile], marker: Mapping[str, Any]
+    store: "Store", experiment: Mapping[str, Any], strategy: str, label: str, files: list[StageFile], marker: Mapping[str, Any]
 ) -> Metrics:
     """One child run: parameters, metrics, files and log of a stage; returns its metrics."""
     run = store.open(strategy, label, marker.get("started"), marker.get("ended"))
@@ -88,6 +82,7 @@ def _record_stage(
     return metrics
 
 
+@one_message()
 def record_failures() -> list[str]:
     """Tell MLflow of the stages that the latest run of the workflow in this folder left failed or unfinished; returns their names.
 
@@ -98,25 +93,33 @@ def record_failures() -> list[str]:
     if known is None:
         return []
     failed: list[str] = []
+    shown = set(session.REPORTED.read_text(encoding="utf-8").splitlines()) if session.REPORTED.is_file() else set()
     current = [marker for marker in session.markers() if marker.get("session") == known["id"]]
     for experiment in known["experiments"].values():
-        mine = [marker for marker in current if _names_match(marker, experiment)]
-        bad = [marker for marker in mine if marker["state"] in session.UNFINISHED]
-        store = _Store(experiment, Path(".")) if bad else None
-        for marker in mine if store else []:
-            assert store is not None
+        mine = {_job_name(marker, experiment): marker for marker in current if _names_match(marker, experiment)}
+        bad = [name for name, marker in mine.items() if marker["state"] in session.UNFINISHED]
+        if not bad and not shown & mine.keys():
+            continue
+        store = Store(experiment, Path("."))
+        for name, marker in mine.items():
             strategy, label = marker["wildcards"].get("strategy", SHARED), stage_label(marker["rule"], marker["wildcards"])
-            if marker in bad:
-                failed.append(f"{experiment['name']}/{strategy} {label}")
+            if name in bad:
                 _record_failure(store, strategy, label, marker)
             else:
                 store.mend(strategy, label)
-        if store:
-            store.end_unfinished()
+                shown.discard(name)
+        store.end_unfinished()
+        failed += bad
+    session.write_reported(shown | set(failed))
     return failed
 
 
-def _record_failure(store: "_Store", strategy: str, label: str, marker: Mapping[str, Any]) -> None:
+def _job_name(marker: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
+    strategy, label = marker["wildcards"].get("strategy", SHARED), stage_label(marker["rule"], marker["wildcards"])
+    return f"{experiment['name']}/{strategy} {label}"
+
+
+def _record_failure(store: "Store", strategy: str, label: str, marker: Mapping[str, Any]) -> None:
     error = marker.get("error") or "killed: the job started and never ended"
     run = store.open(strategy, label, marker.get("started"), marker.get("ended"))
     store.tag(run, {"llmpq.error": error[:4000]})
@@ -173,104 +176,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
         return {key: item for part in parts for key, item in part.items()}
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return {prefix: text[:500]}  # MLflow refuses more than 6000
-
-
-class _Store:
-    """The runs of one experiment and configuration in MLflow."""
-
-    def __init__(self, experiment: Mapping[str, Any], root: Path) -> None:
-        # A server that does not answer is an error within a minute, not after MLflow's seven tries of two minutes each.
-        for key, value in (("DISABLE_TELEMETRY", "true"), ("HTTP_REQUEST_MAX_RETRIES", "2"), ("HTTP_REQUEST_TIMEOUT", "15")):
-            os.environ.setdefault(f"MLFLOW_{key}", value)
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table it makes
-
-        self._name, self._digest = str(experiment["name"]), config_digest(experiment)
-        tracking = experiment["tracking"]
-        local = (root / "results" / "mlflow").resolve()
-        uri = tracking["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local}/mlflow.db"
-        self.shown_uri = uri.split("://")[0] + "://" + uri.split("://")[-1].split("@")[-1] if "://" in uri else uri
-        title = f"{tracking['prefix']}/{self._name}"
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._client = MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(title)
-            place = f"{local}/artifacts/{self._name}" if uri.startswith("sqlite:///") else None
-            self._id = found.experiment_id if found else self._client.create_experiment(title, artifact_location=place)
-            mine = f"tags.`llmpq.config_sha256` = '{self._digest}'"
-            self._runs = {run.data.tags["llmpq.identity"]: run for run in self._client.search_runs([self._id], mine, max_results=5000)}
-        except MlflowException as error:
-            raise LlmpqError(f"MLflow at {self.shown_uri} cannot be used: {str(error).splitlines()[0]}") from None
-        self._ends: dict[str, int] = {}
-        self._rows: list[dict[str, Any]] = []
-
-    def open(self, strategy: str, label: str | None, started: float | None = None, ended: float | None = None) -> str:
-        """The id of the run of a stage (``label``) or of the parent (None), created where this configuration has none yet."""
-        identity = "/".join([self._name, strategy, self._digest, *([label] if label else [])])
-        run = self._runs.get(identity)
-        if run is None:
-            tags = {"llmpq.identity": identity, "llmpq.experiment": self._name, "llmpq.strategy": strategy}
-            tags |= {"llmpq.config_sha256": self._digest, "llmpq.role": "stage" if label else "parent"}
-            if label:
-                tags |= {"llmpq.stage": label, "mlflow.parentRunId": self.open(strategy, None)}
-            begin = int(started * 1000) if started else None
-            name = label if label else f"{self._name} {strategy}"
-            run = self._runs[identity] = self._client.create_run(self._id, start_time=begin, tags=tags, run_name=name)
-        run_id = str(run.info.run_id)
-        if ended:
-            self._ends[run_id] = int(ended * 1000)
-        if not any(row["run_id"] == run_id for row in self._rows):
-            self._rows.append({"strategy": strategy, "stage": label, "run_id": run_id})
-        return run_id
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Strategy, stage (None: the parent) and id of every run opened here."""
-        return list(self._rows)
-
-    def children(self) -> list[str]:
-        return [row["run_id"] for row in self._rows if row["stage"]]
-
-    def log(self, run_id: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Add metrics, and those parameters that the run does not have yet (MLflow never changes one)."""
-        import time
-
-        from mlflow.entities import Metric, Param
-
-        had = self._client.get_run(run_id).data.params
-        new = [Param(key, value) for key, value in parameters.items() if key not in had]
-        now = int(time.time() * 1000)
-        self._client.log_batch(run_id, params=new[:100], metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
-
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            self._client.set_tag(run_id, key, value)
-
-    def artifact(self, run_id: str, path: Path) -> None:
-        self._client.log_artifact(run_id, str(path))
-
-    def text(self, run_id: str, text: str, name: str) -> None:
-        self._client.log_text(run_id, text, name)
-
-    def close(self, run_id: str, status: str) -> None:
-        """End a run; one that finished loses the error of an earlier attempt."""
-        if status == "FINISHED" and "llmpq.error" in self._client.get_run(run_id).data.tags:
-            self._client.delete_tag(run_id, "llmpq.error")
-        self._client.set_terminated(run_id, status, self._ends.get(run_id))
-
-    def mend(self, strategy: str, label: str) -> None:
-        """A stage that finished now: where its run says FAILED, it no longer does."""
-        run = self._runs.get("/".join([self._name, strategy, self._digest, label]))
-        if run is not None and run.info.status != "FINISHED":
-            self.close(str(run.info.run_id), "FINISHED")
-
-    def end_unfinished(self) -> None:
-        """Whatever an interrupted recording left RUNNING is FAILED until it is recorded again."""
-        for run in self._client.search_runs([self._id], "attributes.status = 'RUNNING'", max_results=5000):
-            if run.data.tags.get("llmpq.identity"):
-                self._client.set_terminated(str(run.info.run_id), "FAILED")
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

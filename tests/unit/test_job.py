@@ -124,19 +124,34 @@ def test_a_job_runs_without_a_workflow_too(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_run_is_taken_over_and_that_of_a_living_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin(tmp_path, monkeypatch)
     lock = tmp_path / ".snakemake/locks/0.input.lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
+    begin(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match=f"another run \\(process {os.getpid()}\\)"):
         session.take_over_lock()
     assert lock.exists()
     file = tmp_path / "results/.jobs/session.json"
     known = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**known, "began": known["began"] - 1}), encoding="utf-8")  # the number belongs to another process now
+    written = file.stat().st_mtime
+    os.utime(lock, (written + 1, written + 1))  # another run has just taken it and has not written its own record yet
+    session.take_over_lock()
+    assert lock.exists()
+    os.utime(lock, (written - 1, written - 1))
     session.take_over_lock()
     assert not lock.exists()
     session.take_over_lock()
+
+
+def test_a_lock_beside_the_record_of_a_run_that_ended_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / ".snakemake/locks/0.input.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    begin(tmp_path, monkeypatch)
+    session.end_session()
+    session.take_over_lock()
+    assert lock.exists()
 
 
 def test_a_half_written_marker_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

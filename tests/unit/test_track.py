@@ -244,6 +244,28 @@ def test_a_killed_job_of_a_shared_stage_is_recorded_by_the_next_run(experiment: 
     assert record_failures() == []
 
 
+def test_a_job_stopped_by_the_death_of_its_workflow_is_recorded_too(experiment: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    mark("serve", {"experiment": "smoke", "strategy": "llmpq"}, "interrupted", error="stopped by SystemExit 143")
+    session.begin_session({"smoke": experiment}, total=3)
+    assert "FAILED in MLflow: smoke/llmpq serve" in capfd.readouterr().err
+    assert runs()["llmpq", "serve"].info.status == "FAILED"
+
+
+def test_a_failed_stage_that_runs_well_without_the_rest_is_finished(experiment: dict[str, Any]) -> None:
+    names = {"experiment": "smoke", "strategy": "uniform"}
+    mark("plan", names, "failed", error="first")
+    session.end_session(failed=True)
+    assert runs()["uniform", "plan"].info.status == "FAILED"
+    session.begin_session({"smoke": experiment}, total=1)
+    session.end_session()
+    assert runs()["uniform", "plan"].info.status == "FAILED"
+    session.begin_session({"smoke": experiment}, total=1)
+    mark("plan", names, "finished")
+    session.end_session()
+    assert runs()["uniform", "plan"].info.status == "FINISHED"
+    assert not session.REPORTED.exists()
+
+
 def test_a_stage_mended_before_another_fails_is_finished(experiment: dict[str, Any]) -> None:
     names = {"experiment": "smoke", "strategy": "uniform"}
     mark("serve", names, "failed", error="first")
@@ -260,12 +282,24 @@ def test_an_interrupted_recording_leaves_nothing_running(experiment: dict[str, A
     store = client()
     track(experiment)
     experiment_id = store.get_experiment_by_name("llmpq/smoke").experiment_id
-    half = store.create_run(experiment_id, tags={"llmpq.identity": "half", "llmpq.strategy": "half"})
+    mine = {"llmpq.config_sha256": config_digest(experiment)}
+    half = store.create_run(experiment_id, tags={"llmpq.identity": "half", "llmpq.strategy": "half", **mine})
+    others = store.create_run(experiment_id, tags={"llmpq.identity": "theirs", "llmpq.config_sha256": "another configuration"})
     mark("track", {"experiment": "smoke"}, "running")
     assert record_failures() == ["smoke/shared track"]
     assert store.get_run(half.info.run_id).info.status == "FAILED"
+    assert store.get_run(others.info.run_id).info.status == "RUNNING"
     track(experiment)
-    assert not store.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    running = store.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    assert [run.info.run_id for run in running] == [others.info.run_id]
+
+
+def test_an_experiment_deleted_in_the_browser_comes_back(experiment: dict[str, Any]) -> None:
+    track(experiment)
+    store = client()
+    store.delete_experiment(store.get_experiment_by_name("llmpq/smoke").experiment_id)
+    track(experiment)
+    assert store.get_experiment_by_name("llmpq/smoke").lifecycle_stage == "active"
 
 
 def test_the_environments_server_is_used(
@@ -284,10 +318,10 @@ def test_the_environments_server_is_used(
 
 def test_a_server_that_is_not_there_is_one_error_without_its_password(experiment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    experiment["tracking"]["uri"] = "http://user:secret@127.0.0.1:9"
-    with pytest.raises(LlmpqError, match=r"127\.0\.0\.1:9 cannot be used") as caught:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(LlmpqError, match=r"MLflow cannot be used: .*127\.0\.0\.1:9") as caught:
         track(experiment)
-    assert "secret" not in str(caught.value).split(" cannot be used")[0]
+    assert "secret" not in str(caught.value)
 
 
 def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
