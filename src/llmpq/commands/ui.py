@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not 1 <= args.port <= 65535:
+        raise LlmpqError(f"--port {args.port}: a port is 1 to 65535")
     from llmpq.errors import LlmpqError
 
     folder = (Path("results") / "mlflow").resolve()
