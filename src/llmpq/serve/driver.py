@@ -18,18 +18,23 @@ PROGRESS_S = 0.5  # seconds between two reports of progress
 
 @dataclass
 class Clock:
-    """Measured seconds, split as the plan's formula splits them (batch start → all prefilled → last token), and tokens made in them."""
+    """Measured seconds, split as the plan's formula splits them (batch start → all prefilled → last token), and tokens made in them.
+
+    ``prompts`` have been read by the first stage so far.
+    """
 
     prefill_s: float = 0.0
     decode_s: float = 0.0
     tokens: int = 0
+    prompts: int = 0
 
 
 class Driver:
     """Serves requests in waves of ``slots`` over the pipeline.
 
     ``sizes`` are the plan's micro-batch sizes (prefill, decode); ``ends`` the token ids that end a sequence (empty: none does);
-    ``finished`` is called with records as soon as requests are done, ``progress`` now and then with the number of tokens made.
+    ``finished`` is called with records as soon as requests are done, ``progress`` now and then, after every call that takes long, with the
+    numbers of prompts read and of tokens made: the launcher takes silence for a hang.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class Driver:
         sizes: tuple[int, int],
         ends: Sequence[int],
         finished: Callable[[list[dict[str, Any]]], None],
-        progress: Callable[[int], None],
+        progress: Callable[[int, int], None],
     ) -> None:
         self._pipeline = pipeline
         self._slots = slots
@@ -93,6 +98,8 @@ class Driver:
                 lengths, ids = padded_prompts(requests[chunk.first_slot : chunk.first_slot + chunk.rows])
                 header = Header(Kind.PREFILL, batch.plan.index, chunk.first_slot, chunk.rows, ids.shape[1])
                 self._pipeline.submit(header, lengths, ids)
+                self.clock.prompts += chunk.rows
+                self._report()
         for batch in batches:
             for chunk in batch.plan.chunks:
                 rows = _rows_of(chunk, batch.plan)
@@ -136,7 +143,7 @@ class Driver:
         now = time.perf_counter()
         if now - self._reported >= PROGRESS_S:
             self._reported = now
-            self._progress(self.clock.tokens)
+            self._progress(self.clock.prompts, self.clock.tokens)
 
 
 def _rows_of(chunk: Chunk, batch: MicroBatch) -> slice:

@@ -81,11 +81,14 @@ class Run:
         elif event["event"] == "warm":
             self._warm_at = time.monotonic()
         elif event["event"] == "progress" and self._warm_at:
-            seconds = time.monotonic() - self._warm_at
-            finished = f"{len(self.journal.finished)} of {len(self.requests)} requests finished"
-            if not event["tokens"]:
-                self.say(f"prefill, {seconds:.0f} s; {finished}")
-            else:
-                left = seconds * (self._wanted_tokens / event["tokens"] - 1)
-                rate = event["tokens"] / seconds
-                self.say(f"{event['tokens']} of at most {self._wanted_tokens} tokens, {rate:.1f} tokens/s, {left:.0f} s left; {finished}")
+            self._say_progress(event["prompts"], event["tokens"])
+
+    def _say_progress(self, prompts: int, tokens: int) -> None:
+        seconds = time.monotonic() - self._warm_at
+        finished = f"{len(self.journal.finished)} of {len(self.requests)} requests finished"
+        if tokens:
+            left = seconds * (self._wanted_tokens / tokens - 1)
+            self.say(f"{tokens} of at most {self._wanted_tokens} tokens, {tokens / seconds:.1f} tokens/s, {left:.0f} s left; {finished}")
+        elif prompts:
+            left = seconds * (self.served / prompts - 1)
+            self.say(f"prefill, {prompts} of {self.served} prompts read, {seconds:.0f} s, {left:.0f} s left; {finished}")

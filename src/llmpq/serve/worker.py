@@ -148,7 +148,7 @@ def _drive(job: dict[str, Any], pipeline: "Pipeline", events: EventWriter) -> di
         sizes=tuple(job["sizes"]),
         ends=job["ends"],
         finished=lambda records: events.send("finished", requests=records),
-        progress=lambda tokens: events.send("progress", tokens=tokens),
+        progress=lambda prompts, tokens: events.send("progress", prompts=prompts, tokens=tokens),
     )
     driver.warm_up(job["requests"])
     events.send("warm")

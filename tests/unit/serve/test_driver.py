@@ -61,7 +61,7 @@ def drive(
     capacity = capacity or max(len(request["prompt_tokens"]) + request["max_new_tokens"] for request in requests)
     with torch.inference_mode():
         stage = Stage(model, model.new_cache(slots, capacity), Emulator())
-        driver = Driver(Pipeline(stage, None, None), slots=slots, sizes=sizes, ends=ends, finished=finished, progress=lambda _: None)
+        driver = Driver(Pipeline(stage, None, None), slots=slots, sizes=sizes, ends=ends, finished=finished, progress=lambda *_: None)
         driver.warm_up(requests)
         assert stage.timeline.calls == []
         driver.serve(requests)
@@ -137,3 +137,17 @@ def test_logits_that_are_not_numbers_are_an_error(tiny_checkpoint: Path) -> None
     broken.layers[2].mlp_norm.weight.fill_(float("nan"))
     with pytest.raises(ServeError, match="request r0: the logits are not finite"):
         drive(broken, serve_cases.requests([4], 2), (1, 1), 1)
+
+
+def test_progress_is_told_after_every_chunk_of_prefill(model: StageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmpq.serve.driver.PROGRESS_S", 0.0)
+    told: list[tuple[int, int]] = []
+    requests = serve_cases.requests([6] * 5, 2)
+    with torch.inference_mode():
+        stage = Stage(model, model.new_cache(5, 8), Emulator())
+        driver = Driver(
+            Pipeline(stage, None, None), slots=5, sizes=(2, 5), ends=(), finished=lambda _: None, progress=lambda *row: told.append(row)
+        )
+        driver.serve(requests)
+    assert told[:3] == [(2, 0), (4, 0), (5, 0)]
+    assert told[-1] == (5, 10)

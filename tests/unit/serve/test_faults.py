@@ -114,6 +114,15 @@ def test_the_first_stage_hanging_is_noticed_too(tmp_path: Path, tiny_checkpoint:
     assert not any(process.is_running() for process in meddler.stages)
 
 
+def test_a_prefill_longer_than_the_time_out_is_no_hang(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 calls of about 0.15 s: each far below the time-out, together far above it and the launcher's slack."""
+    monkeypatch.setattr("llmpq.serve.launch.SLACK_S", 0.2)
+    case = Case(tmp_path, tiny_checkpoint, requests([60] * 30, 1), [6], (1, 30), timeout_s=1.5)
+    case.cluster = serve_cases.cluster(1, slowdown=100.0)
+    assert case.serve()["throughput"]["measured"]["prefill_s"] > 1.7
+    assert any("of 30 prompts read" in line and "s left; 0 of 30 requests finished" in line for line in case.said)
+
+
 def launcher(case: Case) -> "subprocess.Popen[str]":
     """The same run in a process of its own, as the command line would start it."""
     plan = serve_cases.write_plan(case.directory / "plan.json", case.body)
