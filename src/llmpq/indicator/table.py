@@ -90,7 +90,7 @@ def raw_damages(
     raw: RawTable = {}
     for index in range(spec.layers):
         files = {option: _row(found, index, option.name) for option in options if option.quantised}
-        stored = {option: read_layer(row["path"]) for option, row in files.items()}
+        stored = {option: read_layer(row["path"], index, option.name) for option, row in files.items()}
         if residual is not None:
             scores = residual.damages(index, {option.name: tensors for option, tensors in stored.items()})
             parts = {option: {WHOLE_LAYER: scores[option.name]} for option in stored}

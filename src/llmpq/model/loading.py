@@ -14,7 +14,7 @@ from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import resident_end_bytes, resident_layer_bytes
 from llmpq.quant.files import LayerTensors, plain_layer, read_layer
 from llmpq.quant.kernels.cpu import make_linear
-from llmpq.quant.layer_index import find_layer_file, read_header
+from llmpq.quant.layer_index import find_layer_file, layer_line, read_header
 from llmpq.quant.options import OUTLIER_COLUMNS, weight_option
 
 _YARDSTICK = "32"
@@ -64,7 +64,7 @@ class StageLoader:
         columns = [len(parts["outlier_columns"]) for parts in stored.operators.values() if "outlier_columns" in parts]
         self._account("weights", resident_layer_bytes(self.checkpoint.spec, option, max(columns, default=OUTLIER_COLUMNS)))
         operators = {name: make_linear(option, parts, stored.bias(name)) for name, parts in stored.operators.items()}
-        self._digests.append(digest)
+        self._digests.append(layer_line(index, option, digest))
         layer = DecoderLayer(self.checkpoint.spec, stored.vectors, operators)
         del stored
         _return_freed_memory()
@@ -75,7 +75,7 @@ class StageLoader:
             layer = plain_layer(self.checkpoint.layer(index), self.checkpoint.spec.operators(), index, option)
             return layer, layer.content_sha256()
         path = find_layer_file(self.quantised_dir, index, option)
-        return read_layer(path), read_header(path)["content_sha256"]
+        return read_layer(path, index, option), read_header(path)["content_sha256"]
 
     def _embedding(self) -> Embedding:
         spec = self.checkpoint.spec

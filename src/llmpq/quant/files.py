@@ -98,10 +98,19 @@ def write_layer(path: str | Path, tensors: LayerTensors) -> str:
     return content
 
 
-def read_layer(path: str | Path) -> LayerTensors:
-    """Read and check a layer file; ArtifactError naming it when it is missing, truncated, damaged or something else."""
+def read_layer(path: str | Path, layer: int | None = None, option: str | None = None) -> LayerTensors:
+    """Read and check a layer file; ArtifactError naming it when it is missing, truncated, damaged or something else.
+
+    ``layer`` and ``option`` are what the caller expects in it, whatever its name says: another one is an ArtifactError too.
+    """
     path = Path(path)
     header = read_header(path)
+    for key, wanted in (("layer", layer), ("option", option)):
+        if wanted is not None and header[key] != wanted:
+            raise ArtifactError(
+                f"{path}: key '{key}' of its header is {header[key]!r}, expected {wanted!r}: the file was renamed or copied over another; "
+                "delete it and run quantise again"
+            )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             # clones, so that nothing keeps pages of the file mapped
@@ -117,11 +126,11 @@ def read_layer(path: str | Path) -> LayerTensors:
         else:
             vectors[name] = tensor
     extra = {key: value for key, value in header.items() if key not in HEADER_KEYS}
-    layer = LayerTensors(header["layer"], header["option"], operators, vectors, extra)
-    _check_parts(path, layer)
-    if layer.content_sha256() != header["content_sha256"]:
+    found_layer = LayerTensors(header["layer"], header["option"], operators, vectors, extra)
+    _check_parts(path, found_layer)
+    if found_layer.content_sha256() != header["content_sha256"]:
         raise damaged(path, "its tensors do not match the digest in its header")
-    return layer
+    return found_layer
 
 
 def _check_parts(path: Path, layer: LayerTensors) -> None:

@@ -55,13 +55,19 @@ def find_layer_file(quantised_dir: str | Path, layer: int, option: str) -> Path:
 
 
 def layers_digest(paths: Sequence[str | Path]) -> str:
-    """One digest of the weights in several layer files, in the order given (headers are read, not tensors)."""
-    return combined_digest(read_header(path)["content_sha256"] for path in paths)
+    """One digest of several layer files: which layer is where, at which option, with which weights (headers are read, not tensors)."""
+    headers = [read_header(path) for path in paths]
+    return combined_digest(layer_line(header["layer"], header["option"], header["content_sha256"]) for header in headers)
 
 
-def combined_digest(content_digests: Iterable[str]) -> str:
-    """What ``layers_digest`` gives, from the layers' own ``content_sha256``."""
-    return hashlib.sha256("\n".join(content_digests).encode()).hexdigest()
+def layer_line(layer: int, option: str, content_sha256: str) -> str:
+    """What a digest of a model says about one of its layers."""
+    return f"layer {layer} {option} {content_sha256}"
+
+
+def combined_digest(lines: Iterable[str]) -> str:
+    """One digest of the ``layer_line``s (and lines of the ends) of a model, in order."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def damaged(path: Path, why: str) -> ArtifactError:

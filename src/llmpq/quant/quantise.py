@@ -182,7 +182,7 @@ def stored_tensors(option: WeightOption, quantised: Quantised) -> dict[str, Tens
 def _row(partial: Path, work: _LayerWork, option: WeightOption, recipe: str) -> dict[str, Any]:
     """Make one layer file, or take it over from an earlier run; its row of the manifest."""
     started, path = time.perf_counter(), partial / layer_file_name(work.index, option.name)
-    layer = _finished(path, recipe)
+    layer = _finished(path, recipe, work.index, option.name)
     if layer is None:
         layer = work.layer(option)
         losses = layer.info.get("losses") or work.plain_losses(layer)
@@ -200,11 +200,11 @@ def _row(partial: Path, work: _LayerWork, option: WeightOption, recipe: str) -> 
     }
 
 
-def _finished(path: Path, recipe: str) -> LayerTensors | None:
+def _finished(path: Path, recipe: str, index: int, option: str) -> LayerTensors | None:
     if not path.is_file():
         return None
     try:
-        layer = read_layer(path)
+        layer = read_layer(path, index, option)
     except ArtifactError as error:
         print(f"quantise: doing {path.name} again: {error}", file=sys.stderr)
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmpq.errors import LlmpqError
+from llmpq.errors import ArtifactError, LlmpqError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import kv_layer_bytes, resident_end_bytes, resident_layer_bytes
@@ -57,6 +57,26 @@ def test_a_stage_reads_the_files_of_its_own_layers_only(tiny_llama_dir: Path, la
     assert (stage.first_layer, len(stage.layers), stage.resident_bytes["embedding"], stage.resident_bytes["head"]) == (2, 2, 0, 0)
     with pytest.raises(LlmpqError, match="quantise layer 1 at option '16'"):
         load(tiny_llama_dir, 1, ["16"], False, False, own)
+
+
+def test_a_file_of_another_layer_or_option_is_refused(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(layer_files, tmp_path / "own"))
+    three, four = own / "layers-002" / layer_file_name(2, "16"), own / "layers-002" / layer_file_name(3, "16")
+    shutil.copyfile(three, four)
+    with pytest.raises(ArtifactError, match=r"layer-003.16.safetensors: key 'layer' of its header is 2, expected 3"):
+        load(tiny_llama_dir, 2, ["16", "16"], False, False, own)
+    shutil.copyfile(three, three.with_name(layer_file_name(2, "8")))
+    with pytest.raises(ArtifactError, match=r"layer-002.8.safetensors: key 'option' of its header is '16', expected '8'"):
+        load(tiny_llama_dir, 2, ["8"], False, False, own)
+
+
+def test_the_digest_says_which_layer_is_where(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """Two layers of equal weights at two places are two models."""
+    twin = plain_layer(Checkpoint(tiny_llama_dir).layer(0), ["qkv", "o", "gate_up", "down"], 1, "16")
+    write_layer(tmp_path / layer_file_name(1, "16"), twin)
+    here = load(tiny_llama_dir, 0, ["16"], False, False)
+    there = load(tiny_llama_dir, 1, ["16"], False, False, tmp_path)
+    assert here.weights_digest != there.weights_digest
 
 
 def test_options_may_differ_by_layer_and_each_changes_the_result(tiny_llama_dir: Path, layer_files: Path, whole: StageModel) -> None:
