@@ -98,7 +98,7 @@ class _Group:
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
         }
-        command = [sys.executable, "-m", "llmpq.serve.worker", str(os.getpid()), str(write_end)]
+        command = [sys.executable, "-m", "llmpq.serve.worker", str(os.getpid()), str(write_end), str(rank)]
         with log.open("wb") as output, os.fdopen(_in_memory(json.dumps(message).encode()), "rb") as stdin:
             process = subprocess.Popen(
                 command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment, pass_fds=shared, start_new_session=True
@@ -159,10 +159,13 @@ class _Group:
         cause = cause or self._cause(certain=False)
         assert cause is not None
         assert cause.failed is not None
-        message = f"{cause.title}: {cause.failed['message']}"
-        if cause.failed["expected"] and cause.failed["blames"] is None:
-            raise ServeError(message)
-        raise StageLostError(f"{message}\nIts log {cause.log} ends:\n{cause.tail()}")
+        blames = cause.failed["blames"]
+        if cause.failed["expected"] and blames is None:
+            raise ServeError(f"{cause.title}: {cause.failed['message']}")
+        # A stage that hangs cannot say so: the one that waited for it does, but the fault, and the log that may tell why, are its own.
+        culprit = next((stage for stage in self._stages if stage.rank == blames and stage.failed is None), cause)
+        said_by = f" (as {cause.title} says)" if culprit is not cause else ""
+        raise StageLostError(f"{culprit.title}: {cause.failed['message']}{said_by}\nIts log {culprit.log} ends:\n{culprit.tail()}")
 
     def _cause(self, certain: bool) -> StageProcess | None:
         """The stage at fault: one that does not blame another, or failing that one that blames a stage which has not failed itself."""

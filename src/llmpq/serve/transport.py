@@ -73,11 +73,13 @@ def message_bytes(rows: int, tokens: int, width: int) -> int:
 class Sender:
     """The sending end of a link to ``peer``; at most ``depth`` messages are under way.
 
-    ``seconds`` is the time spent copying into buffers and waiting for one to be free.
+    ``seconds`` is the time spent copying into buffers and waiting for one to be free. A peer that takes nothing for longer than
+    ``timeout_s`` raises PeerError.
     """
 
-    def __init__(self, peer: int, buffer_bytes: int, depth: int) -> None:
+    def __init__(self, peer: int, buffer_bytes: int, depth: int, *, timeout_s: float) -> None:
         self._peer = peer
+        self._timeout_s = timeout_s
         self._free = deque(torch.zeros(buffer_bytes, dtype=torch.uint8) for _ in range(depth))
         self._pending: deque[tuple[dist.Work, torch.Tensor, torch.Tensor]] = deque()
         self.nbytes = buffer_bytes * depth
@@ -116,7 +118,7 @@ class Sender:
 
     def _reclaim(self) -> None:
         work, buffer, _ = self._pending.popleft()
-        _wait(work, self._peer, None)
+        _wait(work, self._peer, self._timeout_s)
         self._free.append(buffer)
 
 
@@ -179,16 +181,13 @@ def _start(operation: object, payload: torch.Tensor, peer: int) -> dist.Work:
         raise PeerError(peer, f"stage {peer} is gone: {_first_line(error)}") from None
 
 
-def _wait(work: dist.Work, peer: int, timeout_s: float | None) -> None:
+def _wait(work: dist.Work, peer: int, timeout_s: float) -> None:
     try:
-        if timeout_s is None:
-            work.wait()
-        else:
-            work.wait(datetime.timedelta(seconds=timeout_s))
+        work.wait(datetime.timedelta(seconds=timeout_s))
     except RuntimeError as error:
         if "Timed out" in str(error):
-            raise ServeError(
-                f"no answer from stage {peer} for {timeout_s or 0:g} s (serve.timeout_s); it hangs or is far too slow"
+            raise PeerError(
+                peer, f"no answer from stage {peer} for {timeout_s:g} s (serve.timeout_s); it hangs or is far too slow"
             ) from None
         raise PeerError(peer, f"the connection to stage {peer} was lost: {_first_line(error)}") from None
 

@@ -1,7 +1,8 @@
 """The process of one stage. Started by llmpq.serve.launch as ``python -m llmpq.serve.worker``; not meant to be called by hand.
 
-It reads its job (JSON) from standard input, tells the launcher what happens through the pipe whose descriptor is its only argument, and
-writes its log to standard error. It dies with its launcher.
+It reads its job (JSON) from standard input, tells the launcher what happens through the pipe whose descriptor is its second argument, and
+writes its log to standard error. It dies with its launcher, the process of the first argument; the third is its rank, for whoever looks at
+the list of processes.
 """
 
 import ctypes
@@ -128,10 +129,11 @@ def _connect(job: dict[str, Any], ledger: Ledger) -> tuple["Sender | None", "Rec
     prefill_rows, decode_rows = job["sizes"]
     hidden = max(message_bytes(prefill_rows, job["longest_prompt"], job["hidden"]), message_bytes(decode_rows, 1, job["hidden"]))
     tokens = message_bytes(max(prefill_rows, decode_rows), 1, 1)
-    timing = {"timeout_s": job["timeout_s"], "delay_s": job["link_delay_s"]}
+    patience = {"timeout_s": job["timeout_s"]}
+    timing = {**patience, "delay_s": job["link_delay_s"]}
     # The first posts as many as can be under way at once, so that the last stage never waits for it to look.
     receiver = Receiver(stages - 1, tokens, job["slots"], **timing) if rank == 0 else Receiver(rank - 1, hidden, _RING, **timing)
-    sender = Sender(0, tokens, 2 * _RING) if rank == stages - 1 else Sender(rank + 1, hidden, _RING)
+    sender = Sender(0, tokens, 2 * _RING, **patience) if rank == stages - 1 else Sender(rank + 1, hidden, _RING, **patience)
     buffers, workspace = sender.nbytes + receiver.nbytes, ledger.taken["workspace"]
     if buffers > workspace:
         ledger.reserve("workspace", buffers - workspace)

@@ -189,8 +189,9 @@ class Case:
 
 def stage_processes(of: int | None = None) -> list[psutil.Process]:
     """Running stage processes below process ``of`` (this one), by rank."""
-    children = psutil.Process(of).children(recursive=True)
-    return [child for child in children if child.is_running() and "llmpq.serve.worker" in " ".join(_command(child))]
+    commands = {child: _command(child) for child in psutil.Process(of).children(recursive=True) if child.is_running()}
+    workers = [child for child, command in commands.items() if "llmpq.serve.worker" in command]
+    return sorted(workers, key=lambda child: int(commands[child][-1]))
 
 
 def _command(process: psutil.Process) -> list[str]:

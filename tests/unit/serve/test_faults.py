@@ -98,19 +98,43 @@ def test_a_stage_that_hangs_is_named_after_the_time_out(tmp_path: Path, tiny_che
     case = long_case(tmp_path, tiny_checkpoint, timeout_s=2)
     meddler = Meddler(some_finished(case), 1, psutil.Process.suspend)
     meddler.start()
-    with pytest.raises(ServeError, match=r"no answer from stage 1 for 2 s \(serve.timeout_s\)"):
+    with pytest.raises(ServeError) as failure:
         case.serve()
     assert time.monotonic() - meddler.at < 10
+    message = str(failure.value)
+    assert message.startswith("stage 1 (d1, layers 3–5): no answer from stage 1 for 2 s (serve.timeout_s)")
+    assert f"Its log {tmp_path / 'logs' / 'stage-1.log'} ends:" in message
+    assert "3 of 6 requests are finished and kept in" in message
     assert not any(process.is_running() for process in meddler.stages)
     assert case.journal().keys() >= FINISH_EARLY
 
 
-def test_the_first_stage_hanging_is_noticed_too(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    case = long_case(tmp_path, tiny_checkpoint, timeout_s=2)
-    meddler = Meddler(some_finished(case), 0, psutil.Process.suspend)
+def test_a_stage_that_takes_no_more_messages_is_named(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """During prefill the first stage waits for nothing but free buffers."""
+    case = Case(tmp_path, tiny_checkpoint, requests([60] * 60, 2), [3, 3], (1, 60), timeout_s=2)
+    case.cluster = serve_cases.cluster(2, slowdown=100.0)
+    meddler = Meddler(lambda: any("prompts read" in line for line in case.said), 1, psutil.Process.suspend)
     meddler.start()
-    with pytest.raises(ServeError, match="no answer from stage 0 for 2 s"):
+    with pytest.raises(ServeError, match=r"^stage 1 \(d1, layers 3–5\): no answer from stage 1 for 2 s \(serve.timeout_s\)"):
         case.serve()
+    assert time.monotonic() - meddler.at < 8
+    assert not any("tokens/s" in line for line in case.said)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stage_that_hangs_is_started_again_when_allowed(
+    tmp_path: Path, tiny_checkpoint: Path, undisturbed: list[dict], rank: int
+) -> None:
+    case = long_case(tmp_path, tiny_checkpoint, timeout_s=2, max_restarts=1)
+    meddler = Meddler(some_finished(case), rank, psutil.Process.suspend)
+    meddler.start()
+    document = case.serve()
+    assert (document["restarts"], document["served_requests"]) == (1, 3)
+    assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in undisturbed]
+    told = next(line for line in case.said if "restart 1 of 1" in line)
+    assert told.startswith(f"stage {rank} (d{rank}, layers {3 * rank}–{3 * rank + 2}): no answer from stage {rank} for 2 s")
+    assert f"stage-{rank}.log ends:" in told
+    assert "3 of 6 requests are finished and kept in" in told
     assert not any(process.is_running() for process in meddler.stages)
 
 
