@@ -1,6 +1,7 @@
 """Serve a batch of requests as a plan says: the entry point of the command line and of the workflow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ def serve(
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": artifacts.body_digest(workload)}
     key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), directories["quantised_dir"])}
     out = Path(out_dir)
-    try:
-        with Journal(out / "journal", key, say) as journal:
-            run = Run(jobs, requests, journal, options, out / "logs", say)
-            reports = run.to_the_end()
-            labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
-            tokenizer = Path(checkpoint_dir) / "tokenizer.json"
+    with _writing(out):
+        journal = Journal(out / "journal", key, say)
+    with journal:
+        run = Run(jobs, requests, journal, options, out / "logs", say)
+        reports = run.to_the_end()
+        labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
+        tokenizer = Path(checkpoint_dir) / "tokenizer.json"
+        with _writing(out):
             results.write_requests(out / "requests.jsonl", requests, journal.finished, tokenizer, options.margins)
             results.write_timeline(out / "timeline.json", jobs, reports, labels)
             document = artifacts.write(
@@ -62,9 +65,16 @@ def serve(
                 config={"cluster": cluster, "serve": settings},
             )
             journal.remove()
+    return document
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """One clear message for a folder or a disk that refuses what is written here; other errors of the system are not its fault."""
+    try:
+        yield
     except OSError as error:
         raise ServeError(f"{error.filename or out}: cannot be written: {error.strerror}") from None
-    return document
 
 
 def _figures(

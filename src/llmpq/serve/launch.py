@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from llmpq.errors import ServeError
 from llmpq.serve.events import EventReader
@@ -45,8 +45,8 @@ class StageProcess:
     title: str
     process: "subprocess.Popen[bytes]"
     events: EventReader
-    pidfd: int
     log: Path
+    pidfd: int = -1
     failed: dict[str, Any] | None = None
     done: dict[str, Any] | None = None
     ended: bool = field(default=False)
@@ -70,7 +70,10 @@ def run_stages(
         group = _Group(on_event)
         try:
             for job in jobs:
-                group.start(job, listener, log_dir)
+                try:
+                    group.start(job, listener, log_dir)
+                except OSError as error:
+                    raise ServeError(f"{job['title']}: its process could not be started: {error}") from None
             return group.watch(wake, load_timeout_s, timeout_s)
         finally:
             group.kill()
@@ -104,8 +107,9 @@ class _Group:
                 command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment, pass_fds=shared, start_new_session=True
             )
         os.close(write_end)
-        stage = StageProcess(rank, job["title"], process, EventReader(read_end), os.pidfd_open(process.pid), log)
-        self._stages.append(stage)
+        stage = StageProcess(rank, job["title"], process, EventReader(read_end), log)
+        self._stages.append(stage)  # before anything else can fail: kill() ends what is here
+        stage.pidfd = os.pidfd_open(process.pid)
         self._selector.register(stage.events.descriptor, selectors.EVENT_READ, stage)
         self._selector.register(stage.pidfd, selectors.EVENT_READ, stage)
 
@@ -120,11 +124,10 @@ class _Group:
                 raise StageLostError(f"nothing happened for {patience:g} s; the stages' logs end:\n{silent}")
             for key, _ in ready:
                 if key.data is None:
-                    number = os.read(wake, 1)[0]
-                    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+                    _heed_signal(wake)
                 heard = time.monotonic() if self._take(key.data) else heard
             if any(stage.failed for stage in self._stages):
-                self._raise_failure()
+                self._raise_failure(wake)
         return [stage.done or {} for stage in self._stages]
 
     def _take(self, stage: StageProcess) -> bool:
@@ -150,12 +153,13 @@ class _Group:
                 stage.failed = {"message": _death(code), "expected": False, "blames": None}
         return count > 0
 
-    def _raise_failure(self) -> None:
+    def _raise_failure(self, wake: int) -> None:
         until = time.monotonic() + GRACE_S
         while not (cause := self._cause(certain=True)) and time.monotonic() < until:
             for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
-                if key.data is not None:
-                    self._take(key.data)
+                if key.data is None:
+                    _heed_signal(wake)
+                self._take(key.data)
         cause = cause or self._cause(certain=False)
         assert cause is not None
         assert cause.failed is not None
@@ -190,7 +194,8 @@ class _Group:
                     with contextlib.suppress(ServeError):  # the failure under way is the one to report
                         self._on_event(stage.rank, event)
             stage.events.close()
-            os.close(stage.pidfd)
+            if stage.pidfd >= 0:
+                os.close(stage.pidfd)
         self._selector.close()
         self._stages = []
 
@@ -249,6 +254,11 @@ def _signals() -> Iterator[int]:
     finally:
         os.close(read_end)
         os.close(write_end)
+
+
+def _heed_signal(wake: int) -> NoReturn:
+    number = os.read(wake, 1)[0]
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

@@ -189,6 +189,39 @@ def test_when_the_launcher_is_stopped_no_stage_outlives_it_and_the_command_goes_
         assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in undisturbed]
 
 
+def test_a_signal_is_heeded_while_a_failure_is_being_looked_into(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The first stage has given the hung one up; within the second in which others may fail too, the user stops the command."""
+    case = long_case(tmp_path, tiny_checkpoint, timeout_s=2)
+    process = launcher(case)
+    try:
+        while not some_finished(case)():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        first, second = serve_cases.stage_processes(process.pid)
+        second.suspend()
+        while first.is_running() and first.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=5) == 143
+        assert gone([first, second], within_s=3)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_process_that_cannot_be_watched_does_not_outlive_the_error(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 3), [3, 3], (1, 1))
+    with pytest.raises(ServeError, match=r"stage 0 \(d0, layers 0–2\): its process could not be started: .*Too many open files"):
+        case.serve()
+    assert serve_cases.stage_processes() == []
+
+
 def test_a_run_that_died_after_its_last_request_keeps_the_results_and_measures_again(tmp_path: Path, tiny_checkpoint: Path) -> None:
     case = Case(tmp_path, tiny_checkpoint, requests([4] * 4, 3), [6], (1, 2), slots=2)
     case.serve()
