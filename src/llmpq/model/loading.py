@@ -12,8 +12,8 @@ from llmpq.model.decoder import DecoderLayer
 from llmpq.model.ends import Embedding, Head
 from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import resident_end_bytes, resident_layer_bytes
-from llmpq.quant.files import LayerTensors, plain_layer, read_layer
-from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.files import LayerTensors, plain_layer, read_layer, tensors_sha256
+from llmpq.quant.kernels.cpu import check_half_range, make_linear
 from llmpq.quant.layer_index import find_layer_file, layer_line, read_header
 from llmpq.quant.options import OUTLIER_COLUMNS, weight_option
 
@@ -40,19 +40,20 @@ class StageLoader:
         self.checkpoint = Checkpoint(checkpoint_dir)
         self.quantised_dir, self.end_option, self.on_bytes = quantised_dir, end_option, on_bytes
         self._resident = {"weights": 0, "embedding": 0, "head": 0}
-        self._digests: list[str] = []
+        self._lines: dict[str, list[str]] = {}
 
     def load(self, first_layer: int, options: Sequence[str], has_embedding: bool, has_head: bool) -> StageModel:
         """Layers first_layer … first_layer + len(options) − 1, one option each, and the ends asked for."""
         for option in options:
             weight_option(option)
-        self._resident, self._digests = dict.fromkeys(self._resident, 0), []
+        self._resident, self._lines = dict.fromkeys(self._resident, 0), {"embedding": [], "layers": [], "head": []}
         # The ends first: reading them takes the most beside what is kept, and so far nothing else is.
         embedding = self._embedding() if has_embedding else None
         head = self._head() if has_head else None
         _return_freed_memory()
         layers = [self._layer(first_layer + offset, option) for offset, option in enumerate(options)]
-        return StageModel(self.checkpoint.spec, first_layer, layers, embedding, head, self._resident, self._digests)
+        lines = [line for part in self._lines.values() for line in part]
+        return StageModel(self.checkpoint.spec, first_layer, layers, embedding, head, self._resident, lines)
 
     def _account(self, kind: str, resident: int) -> None:
         if self.on_bytes is not None:
@@ -64,7 +65,7 @@ class StageLoader:
         columns = [len(parts["outlier_columns"]) for parts in stored.operators.values() if "outlier_columns" in parts]
         self._account("weights", resident_layer_bytes(self.checkpoint.spec, option, max(columns, default=OUTLIER_COLUMNS)))
         operators = {name: make_linear(option, parts, stored.bias(name)) for name, parts in stored.operators.items()}
-        self._digests.append(layer_line(index, option, digest))
+        self._lines["layers"].append(layer_line(index, option, digest))
         layer = DecoderLayer(self.checkpoint.spec, stored.vectors, operators)
         del stored
         _return_freed_memory()
@@ -80,12 +81,15 @@ class StageLoader:
     def _embedding(self) -> Embedding:
         spec = self.checkpoint.spec
         self._account("embedding", resident_end_bytes(spec, "embedding", self.end_option))
-        return Embedding(spec, _stored(self.checkpoint.embedding(), self.end_option))
+        tensors = self.checkpoint.embedding()
+        self._lines["embedding"].append(f"embedding {self.end_option} {tensors_sha256(tensors)}")
+        return Embedding(spec, _stored(tensors, self.end_option))
 
     def _head(self) -> Head:
         spec = self.checkpoint.spec
         self._account("head", resident_end_bytes(spec, "head", self.end_option))
         tensors = self.checkpoint.head()
+        self._lines["head"].append(f"head {self.end_option} {tensors_sha256(tensors)}")
         return Head(spec, tensors, make_linear(self.end_option, {"weight": tensors["head.weight"]}))
 
 
@@ -97,6 +101,9 @@ def _return_freed_memory() -> None:
 
 
 def _stored(tensors: dict[str, Tensor], option: str) -> dict[str, Tensor]:
-    """The token table in its option's type; positions and norms stay fp32."""
+    """The token table in its option's type; positions and norms stay fp32. LlmpqError for a table that fp16 cannot hold."""
     table = tensors["embedding.weight"]
-    return {**tensors, "embedding.weight": table.half() if option == "16" else table}
+    if option == "16":
+        check_half_range(table, "the embedding: a weight")
+        table = table.half()
+    return {**tensors, "embedding.weight": table}

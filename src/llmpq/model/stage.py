@@ -29,18 +29,18 @@ class StageModel:
         embedding: Embedding | None,
         head: Head | None,
         resident_bytes: Mapping[str, int],
-        layer_digests: Sequence[str],
+        digest_lines: Sequence[str],
     ) -> None:
         self.spec, self.first_layer, self.layers = spec, first_layer, list(layers)
         self.embedding, self.head = embedding, head
         self.resident_bytes = dict(resident_bytes)  # weights, embedding, head
-        self.layer_digests = list(layer_digests)
+        self.digest_lines = list(digest_lines)  # one for each layer and end: what it is, its option, the digest of its weights
         self._positions = Positions(spec)
 
     @property
     def weights_digest(self) -> str:
-        """Digest of the weights in this stage's layers; over the ``layer_digests`` of all stages it is that of the whole model."""
-        return combined_digest(self.layer_digests)
+        """Digest of this stage's layers and ends; over the ``digest_lines`` of all stages, in order, it is that of the whole model."""
+        return combined_digest(self.digest_lines)
 
     @classmethod
     def load(

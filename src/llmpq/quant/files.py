@@ -53,11 +53,16 @@ class LayerTensors:
 
     def content_sha256(self) -> str:
         """Digest of names, types, shapes and bytes of the tensors: equal weights give an equal digest in any file."""
-        content = hashlib.sha256()
-        for name, tensor in self.named().items():
-            content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-        return content.hexdigest()
+        return tensors_sha256(self.named())
+
+
+def tensors_sha256(named: Mapping[str, Tensor]) -> str:
+    """Digest of names, types, shapes and bytes of some tensors, in the order of their names."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(named.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: int, option: str) -> LayerTensors:

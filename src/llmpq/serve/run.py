@@ -48,8 +48,8 @@ class Run:
                 raise
 
     def weights_sha256(self) -> str:
-        """Digest of the layers that were served, whatever the cut: the same weights evaluated in one piece give the same."""
-        return combined_digest(digest for _, digests in sorted(self._weights.items()) for digest in digests)
+        """Digest of the layers and ends that were served, whatever the cut: the same weights evaluated in one piece give the same."""
+        return combined_digest(line for _, lines in sorted(self._weights.items()) for line in lines)
 
     def _kept(self) -> str:
         return f"{len(self.journal.finished)} of {len(self.requests)} requests are finished and kept in {self.journal.path}"
@@ -76,7 +76,7 @@ class Run:
             self.journal.append(event["requests"])
         elif event["event"] == "loaded":
             self.load_s = max(self.load_s, event["seconds"])
-            self._weights[rank] = event["layer_digests"]
+            self._weights[rank] = event["digest_lines"]
             self.say(f"{self.jobs[rank]['title']} loaded in {event['seconds']:.1f} s")
         elif event["event"] == "warm":
             self._warm_at = time.monotonic()

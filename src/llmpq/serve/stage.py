@@ -33,9 +33,9 @@ class Stage:
         self.timeline = Timeline()
 
     @property
-    def layer_digests(self) -> list[str]:
-        """Content digests of the layers this stage serves, in order."""
-        return self._model.layer_digests
+    def digest_lines(self) -> list[str]:
+        """What this stage serves: a line with option and content digest for each layer and end, in order."""
+        return self._model.digest_lines
 
     def run(self, header: Header, integers: torch.Tensor, inputs: torch.Tensor) -> Output:
         """One prefill or decode call.

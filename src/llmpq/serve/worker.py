@@ -69,7 +69,7 @@ def _run(job: dict[str, Any], events: EventWriter) -> None:
         started = time.perf_counter()
         ledger = Ledger(job["device"], job["budget_bytes"])
         stage = _load(job, emulator, ledger)
-        events.send("loaded", seconds=round(time.perf_counter() - started, 3), layer_digests=stage.layer_digests)
+        events.send("loaded", seconds=round(time.perf_counter() - started, 3), digest_lines=stage.digest_lines)
         sender, receiver = _connect(job, ledger)
         gc.collect()
         gc.freeze()  # the collector need not look at the model again

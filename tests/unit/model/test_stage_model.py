@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llmpq.errors import ArtifactError, LlmpqError
 from llmpq.model.checkpoint import Checkpoint
@@ -47,7 +48,8 @@ def test_layer_files_and_the_checkpoint_give_the_same_sixteen_bit_stage(tiny_lla
     from_checkpoint = load(tiny_llama_dir, 0, ["16"] * 4, True, True)
     assert torch.equal(from_files.logits(tokens), from_checkpoint.logits(tokens))
     assert from_files.weights_digest == from_checkpoint.weights_digest
-    assert from_files.weights_digest == layers_digest(sorted(layer_files.glob("*/*.safetensors")))
+    layers_alone = load(tiny_llama_dir, 0, ["16"] * 4, False, False, layer_files)
+    assert layers_alone.weights_digest == layers_digest(sorted(layer_files.glob("*/*.safetensors")))
 
 
 def test_a_stage_reads_the_files_of_its_own_layers_only(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
@@ -88,9 +90,33 @@ def test_options_may_differ_by_layer_and_each_changes_the_result(tiny_llama_dir:
 
 
 def test_digests_of_the_stages_make_the_digest_of_the_model(tiny_llama_dir: Path, whole: StageModel) -> None:
-    parts = [load(tiny_llama_dir, first, ["32"] * 2, False, False) for first in (0, 2)]
-    assert parts[0].layer_digests + parts[1].layer_digests == whole.layer_digests
-    assert len({*whole.layer_digests}) == 4
+    parts = [load(tiny_llama_dir, first, ["32"] * 2, first == 0, first == 2, end_option="32") for first in (0, 2)]
+    assert parts[0].digest_lines + parts[1].digest_lines == whole.digest_lines
+    assert [line.rsplit(" ", 1)[0] for line in whole.digest_lines] == ["embedding 32", *(f"layer {i} 32" for i in range(4)), "head 32"]
+    assert len({line.rsplit(" ", 1)[1] for line in whole.digest_lines}) == 6
+
+
+def test_the_digest_covers_the_ends(tiny_llama_dir: Path, whole: StageModel, tmp_path: Path) -> None:
+    """Another option of the ends, or other weights in them, is another model, though its layers are the same."""
+    half = load(tiny_llama_dir, 0, ["32"] * 4, True, True, end_option="16")
+    assert half.weights_digest != whole.weights_digest
+    other = Path(shutil.copytree(tiny_llama_dir, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.01
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    changed = load(other, 0, ["32"] * 4, True, True, end_option="32")
+    assert changed.digest_lines[:-1] == whole.digest_lines[:-1]
+    assert changed.weights_digest != whole.weights_digest
+
+
+def test_an_embedding_beyond_fp16_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny_llama_dir, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.embed_tokens.weight"][5, 3] = 1e5
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    load(other, 0, [], True, False, end_option="32")
+    with pytest.raises(LlmpqError, match=r"the embedding: a weight reaches 100000, beyond fp16"):
+        load(other, 0, [], True, False, end_option="16")
 
 
 def test_bytes_are_announced_before_they_are_taken_and_add_up(tiny_llama_dir: Path, whole: StageModel) -> None:
