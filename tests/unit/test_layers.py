@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": BASE | {"config_checks", "emulation"},
     "config_checks": BASE | {"config", "emulation"},
     "config_cache": BASE | {"config"},
+    "config_groups": BASE | {"config"},
     "wikitext": BASE,
     "text": BASE | {"model", "wikitext"},
     "workload": BASE | {"text"},

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llmpq.job import job
 from llmpq.serve.batch import serve
+from llmpq.serve.job import run_settings
 
 with job(snakemake):
     given, params = snakemake.input, snakemake.params
@@ -15,12 +16,8 @@ with job(snakemake):
         given.checkpoint,
         Path(given.quantised[0]).parent,
         Path(snakemake.output.serve).parent,
-        {
-            **params.serve,
-            **params.workload,
-            **params.model,
-            **{key: value for key, value in params.backend.items() if key != "name"},
-            "backend": params.backend["name"],
-            "experiment": snakemake.wildcards.experiment,
-        },
+        run_settings(
+            {"serve": params.serve, "workload": params.workload, "model": params.model, "backend": params.backend},
+            snakemake.wildcards.experiment,
+        ),
     )

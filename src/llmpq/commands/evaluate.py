@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", type=Path, help="plan.json whose assignment to evaluate")
     parser.add_argument("--option", help="evaluate one option in all layers instead of a plan")
     parser.add_argument("--quantised", type=Path, help="folder of the quantised layers (not needed for options 32 and 16)")
+    parser.add_argument("--end-option", choices=("16", "32"), help="bits of embedding and head (default: 16, and 32 with --option 32)")
     parser.add_argument("--out", type=Path, help="where to write quality.json (with --plan)")
     parser.add_argument("--region", type=float, nargs=2, default=[0.5, 1.0], metavar=("FROM", "TO"), help="the part of each text to use")
     parser.add_argument("--windows", type=int, default=8)
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.checkpoint)
     cut = {"windows": args.windows, "tokens": args.window_tokens}
     texts = {path.stem: torch.tensor(token_windows(tokenizer, path, args.region, **cut)) for path in args.texts}
-    end_option = "32" if args.option == "32" else "16"
+    end_option = args.end_option or ("32" if args.option == "32" else "16")
     body = evaluate_quality(args.checkpoint, args.quantised, options, texts, end_option=end_option)
     for row in body["texts"]:
         print(

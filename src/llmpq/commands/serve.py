@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 HELP = "serve a batch of requests as a plan says, one process per stage"
 
@@ -16,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="CONFIG.yaml",
-        help="the experiment's resolved configuration (cluster, serve, workload)",
+        help="the experiment's resolved configuration (cluster, serve, workload, model, backend)",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint directory of the model")
     parser.add_argument(
@@ -27,21 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="rendezvous port on 127.0.0.1 (0: any free one)")
     parser.add_argument("--timeout-s", type=float, help="seconds without an answer after which a stage counts as hung")
     parser.add_argument("--max-restarts", type=int, help="how often to start again when a stage dies")
+    parser.add_argument("--end-option", choices=("16", "32"), help="bits of embedding and head (default: the configuration's)")
     parser.add_argument("--margins", action="store_true", default=None, help="keep every token's top-2 margin in requests.jsonl")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve; prints the measured and the predicted throughput."""
+    from llmpq.config_groups import read_groups
     from llmpq.serve.batch import serve
+    from llmpq.serve.job import run_settings
 
-    config = _configuration(args.config)
-    overrides = {key: getattr(args, key) for key in ("port", "timeout_s", "max_restarts", "margins")}
-    settings = {
-        **config["serve"],
-        **{key: config["workload"][key] for key in ("slots", "ignore_eos")},
-        "experiment": config["name"],
-        **{key: value for key, value in overrides.items() if value is not None},
-    }
+    config = read_groups(args.config, ("cluster", "serve", "workload", "model", "backend"))
+    overrides = {key: getattr(args, key) for key in ("port", "timeout_s", "max_restarts", "margins", "end_option")}
+    settings = run_settings(config, config["name"], **{key: value for key, value in overrides.items() if value is not None})
     document = serve(args.plan, args.problem, args.requests, config["cluster"], args.checkpoint, args.quantised, args.out, settings)
     measured, predicted = (document["throughput"][key] for key in ("measured", "predicted"))
     print(
@@ -50,18 +47,3 @@ def run(args: argparse.Namespace) -> int:
         f"decode {measured['decode_s']:.2f} s ({predicted['decode_s']:.2f})"
     )
     return 0
-
-
-def _configuration(path: Path) -> dict[str, Any]:
-    import yaml
-
-    from llmpq.errors import ConfigError
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from None
-    missing = [key for key in ("name", "cluster", "serve", "workload") if not isinstance(config, dict) or key not in config]
-    if missing:
-        raise ConfigError(f"{path}: key '{missing[0]}' is missing; give the config.yaml that is written beside an experiment's results")
-    return dict(config)

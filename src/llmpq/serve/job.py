@@ -40,6 +40,20 @@ class Settings:
             raise ServeError(f"backend.port is {self.port}; a port is 0 (any free one) to 65535")
 
 
+def run_settings(groups: Mapping[str, Mapping[str, Any]], experiment: str, **overrides: Any) -> dict[str, Any]:
+    """The settings of ``serve`` from the configuration groups serve, workload, model and backend: the same for the command line and the
+    workflow. ``overrides`` replace single ones."""
+    return {
+        **{key: value for key, value in groups["serve"].items() if key != "name"},
+        **{key: groups["workload"][key] for key in ("slots", "ignore_eos")},
+        "end_option": groups["model"]["end_option"],
+        **{key: value for key, value in groups["backend"].items() if key != "name"},
+        "backend": groups["backend"]["name"],
+        "experiment": experiment,
+        **overrides,
+    }
+
+
 def check_requests(requests: Sequence[Mapping[str, Any]], spec: ModelSpec, source: Path) -> None:
     """Refuse requests that this model cannot serve: raises ServeError naming the request."""
     seen = set()

@@ -187,6 +187,26 @@ class Case:
         return records
 
 
+def configuration(case: Case, path: Path, **changes: Any) -> Path:
+    """The groups of the configuration that ``llmpq serve`` reads, for this case; ``changes`` are whole groups."""
+    settings = {"slots": case.settings["slots"], "ignore_eos": case.settings["ignore_eos"]}
+    other = {"requests": 6, "prompt_tokens": 8, "prompt_tokens_min": 8, "new_tokens": 8, "text": "wikipedia", "region": [0, 1], "seed": 0}
+    config = {
+        "name": "test",
+        "cluster": {**case.cluster, "link": case.cluster.get("link") or {"delay_ms": 0.0}},
+        "model": {"name": "tiny", "source": "path", "layers": LAYERS, "end_option": case.settings["end_option"]},
+        "workload": {"name": "test", **other, **settings},
+        "serve": {
+            "name": "test", "schedule": "barrier", "timeout_s": case.settings["timeout_s"], "load_timeout_s": 60,
+            "max_restarts": case.settings.get("max_restarts", 0),
+        },
+        "backend": {"name": "native", "margins": case.settings["margins"], "port": 0},
+        **changes,
+    }  # fmt: skip
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
 def stage_processes(of: int | None = None) -> list[psutil.Process]:
     """Running stage processes below process ``of`` (this one), by rank."""
     commands = {child: _command(child) for child in psutil.Process(of).children(recursive=True) if child.is_running()}

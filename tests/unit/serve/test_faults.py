@@ -1,6 +1,5 @@
 """Stages that are killed, hang or lose their launcher: a quick, clear failure, no orphan, nothing finished is lost."""
 
-import json
 import os
 import signal
 import subprocess
@@ -150,9 +149,8 @@ def test_a_prefill_longer_than_the_time_out_is_no_hang(tmp_path: Path, tiny_chec
 def launcher(case: Case) -> "subprocess.Popen[str]":
     """The same run in a process of its own, as the command line would start it."""
     plan = serve_cases.write_plan(case.directory / "plan.json", case.body)
-    config = {"name": "test", "cluster": case.cluster, "serve": case.settings, "workload": {"slots": 6, "ignore_eos": True}}
-    (case.directory / "config.yaml").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "llmpq", "serve", plan, "--requests", case.workload, "--config", case.directory / "config.yaml"]
+    config = serve_cases.configuration(case, case.directory / "config.yaml")
+    command = [sys.executable, "-m", "llmpq", "serve", plan, "--requests", case.workload, "--config", config]
     command += ["--checkpoint", case.checkpoint, "--out", case.directory]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
