@@ -1,21 +1,22 @@
 """One process of ``profile_links``: takes its place in the gloo group, times its pairs, writes the rows that it sent.
 
-Started as ``python -m llmpq.profile.link_worker JSON``; not meant to be called by hand.
+Started as ``python -m llmpq.profile.link_worker PARENT JSON``; not meant to be called by hand.
 """
 
 import datetime
 import itertools
 import json
+import os
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from llmpq.emulation import Emulator
+from llmpq.processes import HOST, die_with
 
 IN_FLIGHT = 2
 HAND_OFFS = 100
@@ -92,21 +93,20 @@ def _begun(work: dist.Work | None) -> dist.Work:
 
 def main() -> None:
     """Read the job from the command line and run it."""
-    job = json.loads(sys.argv[1])
+    die_with(int(sys.argv[1]))
+    job = json.loads(sys.argv[2])
     Emulator(1.0, job["cores"]).pin()
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{job['port']}",
-        rank=job["rank"],
-        world_size=job["world"],
-        timeout=datetime.timedelta(seconds=60),
-    )
+    rank, world, wait = job["rank"], job["world"], datetime.timedelta(seconds=60)
+    descriptor = {"master_listen_fd": job["listener"]} if rank == 0 else {}  # without it the store listens on every address
+    store = dist.TCPStore(HOST, job["port"], world, rank == 0, wait, wait_for_workers=False, **descriptor)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=wait)
     rows = run(job)
     dist.barrier()
-    handed = hand_off(job["rank"], min(job["sizes"]), HAND_OFFS) if job["rank"] < 2 else []
+    handed = hand_off(rank, min(job["sizes"]), HAND_OFFS) if rank < 2 else []
     dist.barrier()
     dist.destroy_process_group()
-    Path(job["out"]).write_text(json.dumps({"rows": rows, "hand_off_seconds": handed[IN_FLIGHT:]}), encoding="utf-8")
+    with os.fdopen(job["out"], "w", encoding="utf-8") as out:
+        json.dump({"rows": rows, "hand_off_seconds": handed[IN_FLIGHT:]}, out)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,22 @@ A row is the one-way time of a payload from the sender's call to the moment the 
 clock, which processes of one machine share. Repeats are interleaved over pairs and payload sizes.
 """
 
+import contextlib
 import json
 import os
-import socket
+import select
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llmpq import artifacts
 from llmpq.errors import LlmpqError
+from llmpq.processes import heed_signal, listener, signals
 from llmpq.profile.statistics import summary_ms
 
 TIMEOUT_S = 120.0
@@ -60,45 +63,61 @@ def profile_links(
     return artifacts.write(out, "links", body, source=source, config=config)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _run_processes(members: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="llmpq-links-") as folder:
-        processes, logs = [], []
-        for rank, member in enumerate(members):
-            job = {**settings, "rank": rank, "world": len(members), "port": port, "cores": list(member.get("cores") or ())}
-            log = Path(folder) / f"{rank}.log"
-            command = [sys.executable, "-m", "llmpq.profile.link_worker", json.dumps({**job, "out": str(Path(folder) / f"{rank}.json")})]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-            with log.open("wb") as stream:
-                processes.append(subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment))
-            logs.append(log)
+    """Run a process per member and return what they found, by rank. None is left in any case, and no file: theirs have no names."""
+    running: list[_Process] = []
+    with signals() as wake, listener(0, LinkError, "port") as rendezvous, contextlib.ExitStack() as files:
+        meeting = {"world": len(members), "port": rendezvous.getsockname()[1], "listener": rendezvous.fileno()}
         try:
-            _wait(processes, logs, [str(member["name"]) for member in members])
+            for rank, member in enumerate(members):
+                log, result = (files.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+                job = {**settings, **meeting, "rank": rank, "cores": list(member.get("cores") or ()), "out": result.fileno()}
+                command = [sys.executable, "-m", "llmpq.profile.link_worker", str(os.getpid()), json.dumps(job)]
+                environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+                shared = [result.fileno()] + ([rendezvous.fileno()] if rank == 0 else [])
+                process = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, env=environment, pass_fds=shared, start_new_session=True
+                )
+                running.append(_Process(str(member["name"]), process, log, result))
+            _wait(running, wake)
         finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
-        return [json.loads((Path(folder) / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(len(members))]
+            for each in running:
+                each.process.kill()
+                each.process.wait()
+        return [each.found() for each in running]
 
 
-def _wait(processes: Sequence["subprocess.Popen[bytes]"], logs: Sequence[Path], names: Sequence[str]) -> None:
-    """Return when all have finished well; raise LinkError as soon as one has failed or the time is up."""
+@dataclass(frozen=True)
+class _Process:
+    """The process of one device, what it says and where it writes its rows."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: IO[bytes]
+    result: IO[bytes]
+
+    def tail(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode("utf-8", errors="replace")[-800:].strip()
+
+    def found(self) -> dict[str, Any]:
+        self.result.seek(0)
+        return dict(json.load(self.result))
+
+
+def _wait(running: Sequence[_Process], wake: int) -> None:
+    """Return when all have finished well; raise LinkError as soon as one has failed or the time is up, and heed signals."""
     deadline = time.monotonic() + TIMEOUT_S
     while True:
-        codes = [process.poll() for process in processes]
-        for name, log, code in zip(names, logs, codes, strict=True):
+        codes = [each.process.poll() for each in running]
+        for each, code in zip(running, codes, strict=True):
             if code not in (None, 0):
-                tail = log.read_text(encoding="utf-8", errors="replace")[-800:].strip()
-                raise LinkError(f"timing the links: the process of device {name} ended with code {code}; the end of its log:\n{tail}")
+                raise LinkError(
+                    f"timing the links: the process of device {each.name} ended with code {code}; the end of its log:\n{each.tail()}"
+                )
         if all(code == 0 for code in codes):
             return
         if time.monotonic() > deadline:
             raise LinkError(f"timing the links did not finish in {TIMEOUT_S:.0f} s; is something else using the loopback or the cores?")
-        time.sleep(0.05)
+        if select.select([wake], [], [], 0.05)[0]:
+            heed_signal(wake)

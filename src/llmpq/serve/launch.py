@@ -5,7 +5,6 @@ Each stage is a process in a group of its own with a log file and an event pipe.
 """
 
 import contextlib
-import errno
 import json
 import os
 import selectors
@@ -13,18 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from llmpq.errors import ServeError
+from llmpq.processes import HOST, heed_signal, listener, signals
 from llmpq.serve.events import EventReader
 
-HOST = "127.0.0.1"
 GRACE_S = 1.0  # after a first failure, for the others to fail too, so that the cause can be told from its consequences
 SLACK_S = 10.0  # beyond the stages' own time-out, which knows better who is silent
 LOG_TAIL_LINES = 15
@@ -66,12 +63,12 @@ def run_stages(
     a stage dies, fails, or nothing happens for too long (StageLostError where starting again may help). A SIGINT becomes KeyboardInterrupt,
     a SIGTERM SystemExit(143). No process is left in any case.
     """
-    with _signals() as wake, _listener(port) as listener:
+    with signals() as wake, listener(port, ServeError, "backend.port") as rendezvous:
         group = _Group(on_event)
         try:
             for job in jobs:
                 try:
-                    group.start(job, listener, log_dir)
+                    group.start(job, rendezvous, log_dir)
                 except OSError as error:
                     raise ServeError(f"{job['title']}: its process could not be started: {error}") from None
             return group.watch(wake, load_timeout_s, timeout_s)
@@ -86,13 +83,13 @@ class _Group:
         self._selector = selectors.DefaultSelector()
         self._serving = False
 
-    def start(self, job: dict[str, Any], listener: socket.socket, log_dir: Path) -> None:
+    def start(self, job: dict[str, Any], rendezvous: socket.socket, log_dir: Path) -> None:
         rank = job["rank"]
         log_dir.mkdir(parents=True, exist_ok=True)
         log = log_dir / f"stage-{rank}.log"
         read_end, write_end = os.pipe()
-        shared = [write_end] + ([listener.fileno()] if rank == 0 else [])
-        message = {**job, "host": HOST, "port": listener.getsockname()[1], "listener": listener.fileno()}
+        shared = [write_end] + ([rendezvous.fileno()] if rank == 0 else [])
+        message = {**job, "host": HOST, "port": rendezvous.getsockname()[1], "listener": rendezvous.fileno()}
         threads = str(max(1, len(job["cores"])))
         environment = {
             **os.environ,
@@ -124,7 +121,7 @@ class _Group:
                 raise StageLostError(f"nothing happened for {patience:g} s; the stages' logs end:\n{silent}")
             for key, _ in ready:
                 if key.data is None:
-                    _heed_signal(wake)
+                    heed_signal(wake)
                 heard = time.monotonic() if self._take(key.data) else heard
             if any(stage.failed for stage in self._stages):
                 self._raise_failure(wake)
@@ -158,7 +155,7 @@ class _Group:
         while not (cause := self._cause(certain=True)) and time.monotonic() < until:
             for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
                 if key.data is None:
-                    _heed_signal(wake)
+                    heed_signal(wake)
                 self._take(key.data)
         cause = cause or self._cause(certain=False)
         assert cause is not None
@@ -215,51 +212,3 @@ def _in_memory(data: bytes) -> int:
         view = view[os.write(descriptor, view) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-@contextlib.contextmanager
-def _listener(port: int) -> Iterator[socket.socket]:
-    """The rendezvous socket, bound here so that there is no race for a free port (0) and nothing listens beyond the loopback."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-            listener.listen(128)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ServeError(f"port {port} on {HOST} is in use; choose another backend.port, or 0 for any free one") from None
-            raise ServeError(
-                f"port {port} on {HOST} cannot be used: {error.strerror}; choose another backend.port, or 0 for any free one"
-            ) from None
-        yield listener
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[int]:
-    """A descriptor on which a SIGTERM or SIGINT can be read (its number); signals stay as they are off the main thread."""
-    read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
-    try:
-        if threading.current_thread() is not threading.main_thread():
-            yield read_end
-            return
-        before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
-        before_wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        try:
-            yield read_end
-        finally:
-            signal.set_wakeup_fd(before_wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    finally:
-        os.close(read_end)
-        os.close(write_end)
-
-
-def _heed_signal(wake: int) -> NoReturn:
-    number = os.read(wake, 1)[0]
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """The wake-up descriptor tells the loop."""

@@ -5,12 +5,10 @@ writes its log to standard error. It dies with its launcher, the process of the 
 the list of processes.
 """
 
-import ctypes
 import datetime
 import gc
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmpq.emulation import Emulator
 from llmpq.errors import LlmpqError, ServeError
+from llmpq.processes import die_with
 from llmpq.serve.events import EventWriter
 from llmpq.serve.ledger import Ledger, anonymous_bytes
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from llmpq.serve.stage import Stage
     from llmpq.serve.transport import Receiver, Sender
 
-_PR_SET_PDEATHSIG = 1
 _RING = 2  # hidden-state buffers at each end of a link: one moves while the other is computed
 _ENDED_BY_ERROR = 3
 
@@ -34,7 +32,7 @@ _ENDED_BY_ERROR = 3
 def main() -> None:
     """Run the job; the exit status is 0 when all went well."""
     launcher, events = int(sys.argv[1]), EventWriter(int(sys.argv[2]))
-    _die_with(launcher)
+    die_with(launcher, _ENDED_BY_ERROR)
     status = 0
     try:
         job = json.load(sys.stdin)
@@ -50,13 +48,6 @@ def main() -> None:
     sys.stderr.flush()
     # Receives that were posted ahead never complete; waiting for their clean-up could hang.
     os._exit(status)
-
-
-def _die_with(launcher: int) -> None:
-    """Have the kernel kill this process when its launcher dies, however it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:
-        os._exit(_ENDED_BY_ERROR)  # it died before the call above
 
 
 def _run(job: dict[str, Any], events: EventWriter) -> None:

@@ -1,8 +1,15 @@
 """Links are timed between real processes, in both directions, with the cluster's delay; a process that fails is named."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llmpq import artifacts
@@ -51,3 +58,44 @@ def test_a_process_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
 def test_a_payload_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LinkError, match=r"profile.link_bytes is \[0, 64\]"):
         profile_links(cluster(), {**SETTINGS, "link_bytes": [0, 64]}, tmp_path / "links.json", progress=quietly)
+
+
+def workers(of: int) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(of).children(recursive=True):
+        try:
+            if "llmpq.profile.link_worker" in child.cmdline():
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_process_and_no_file_outlives_the_command_and_nothing_listens_beyond_the_loopback(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arguments = (cluster(delay_ms=200.0), {**SETTINGS, "repeats": 50}, str(tmp_path / "links.json"))
+    program = f"import json; from llmpq.profile.links import profile_links; profile_links(*json.loads({json.dumps(arguments)!r}))"
+    parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(scratch)})
+    try:
+        found, listening = [], set()
+        until = time.monotonic() + 60
+        while not {"127.0.0.1"} <= listening and time.monotonic() < until:
+            assert parent.poll() is None
+            time.sleep(0.05)
+            found = workers(parent.pid)
+            rows = [row for process in found for row in process.net_connections("inet") if row.status == psutil.CONN_LISTEN]
+            listening |= {row.laddr.ip.removeprefix("::ffff:") for row in rows if len(found) == 2}
+        assert listening == {"127.0.0.1"}
+        parent.send_signal(number)
+        assert parent.wait(timeout=10) == code
+        assert psutil.wait_procs(found, timeout=5)[1] == []
+    finally:
+        parent.kill()
+        parent.wait()
+    assert len(found) == 2
+    assert list(scratch.iterdir()) == []
+    assert not (tmp_path / "links.json").exists()
