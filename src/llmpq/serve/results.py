@@ -92,8 +92,7 @@ def stage_rows(plan: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], to
                 "bytes": {
                     "predicted": stage["bytes"],
                     "measured": {
-                        **{kind: report["bytes"][kind] for kind in ("weights", "kv", "embedding", "head")},
-                        "transport": report["transport_bytes"],
+                        **{kind: report["bytes"][kind] for kind in ("weights", "kv", "embedding", "head", "transport")},
                         "rss_growth": report["rss_growth"],
                     },
                 },

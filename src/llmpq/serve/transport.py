@@ -82,7 +82,6 @@ class Sender:
         self._timeout_s = timeout_s
         self._free = deque(torch.zeros(buffer_bytes, dtype=torch.uint8) for _ in range(depth))
         self._pending: deque[tuple[dist.Work, torch.Tensor, torch.Tensor]] = deque()
-        self.nbytes = buffer_bytes * depth
         self.seconds = 0.0
 
     def send(self, header: Header, integers: torch.Tensor | None = None, values: torch.Tensor | None = None) -> None:
@@ -135,7 +134,6 @@ class Receiver:
         self._delay_ns = int(delay_s * 1e9)
         self._posted: deque[tuple[dist.Work, torch.Tensor]] = deque()
         self._held: deque[torch.Tensor] = deque()
-        self.nbytes = buffer_bytes * depth
         self.seconds = 0.0
         for _ in range(depth):
             self._post(torch.zeros(buffer_bytes, dtype=torch.uint8))

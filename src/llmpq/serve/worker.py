@@ -8,6 +8,7 @@ the list of processes.
 import datetime
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -58,7 +59,7 @@ def _run(job: dict[str, Any], events: EventWriter) -> None:
     with torch.inference_mode():
         before = anonymous_bytes()
         started = time.perf_counter()
-        ledger = Ledger(job["device"], job["budget_bytes"])
+        ledger = Ledger(job["device"], job["budget_bytes"], job["runtime_bytes"])
         stage = _load(job, emulator, ledger)
         events.send("loaded", seconds=round(time.perf_counter() - started, 3), digest_lines=stage.digest_lines)
         sender, receiver = _connect(job, ledger)
@@ -123,11 +124,11 @@ def _connect(job: dict[str, Any], ledger: Ledger) -> tuple["Sender | None", "Rec
     patience = {"timeout_s": job["timeout_s"]}
     timing = {**patience, "delay_s": job["link_delay_s"]}
     # The first posts as many as can be under way at once, so that the last stage never waits for it to look.
-    receiver = Receiver(stages - 1, tokens, job["slots"], **timing) if rank == 0 else Receiver(rank - 1, hidden, _RING, **timing)
-    sender = Sender(0, tokens, 2 * _RING, **patience) if rank == stages - 1 else Sender(rank + 1, hidden, _RING, **patience)
-    buffers, workspace = sender.nbytes + receiver.nbytes, ledger.taken["workspace"]
-    if buffers > workspace:
-        ledger.reserve("workspace", buffers - workspace)
+    incoming = (tokens, job["slots"]) if rank == 0 else (hidden, _RING)
+    outgoing = (tokens, 2 * _RING) if rank == stages - 1 else (hidden, _RING)
+    ledger.reserve("transport", math.prod(incoming) + math.prod(outgoing))
+    receiver = Receiver((rank - 1) % stages, *incoming, **timing)
+    sender = Sender((rank + 1) % stages, *outgoing, **patience)
     dist.barrier()
     return sender, receiver
 
@@ -163,7 +164,6 @@ def _measured(stage: "Stage", sender: "Sender | None", receiver: "Receiver | Non
         "send_s": sender.seconds if sender else 0.0,
         "wait_s": receiver.seconds if receiver else 0.0,
         "bytes": ledger.taken,
-        "transport_bytes": (sender.nbytes if sender else 0) + (receiver.nbytes if receiver else 0),
     }
 
 
