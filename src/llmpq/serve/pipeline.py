@@ -44,6 +44,10 @@ class Pipeline:
         self._receiver.release()
         return message.header
 
+    def zero_counters(self) -> None:
+        """Forget the seconds of sending and waiting so far: they belong to the warm-up."""
+        _zero(self._sender, self._receiver)
+
     def stop(self) -> None:
         """Tell the other stages that nothing more will come, and wait until the word has gone round."""
         if self._sender is not None and self._receiver is not None:
@@ -54,8 +58,12 @@ class Pipeline:
 
 def follow(stage: Stage, receiver: Receiver, sender: Sender) -> None:
     """A later stage's loop: do what each message says, pass the result on, until told to stop."""
+    warming_up = True
     while True:
         message = receiver.receive()
+        if warming_up and message.header.measured:
+            warming_up = False
+            _zero(sender, receiver)
         if message.header.kind is Kind.STOP:
             sender.send(message.header)
             sender.flush()
@@ -63,3 +71,9 @@ def follow(stage: Stage, receiver: Receiver, sender: Sender) -> None:
         output = stage.run(message.header, message.integers, message.values)
         sender.send(output.header, output.integers, output.values)
         receiver.release()
+
+
+def _zero(*ends: Sender | Receiver | None) -> None:
+    for end in ends:
+        if end is not None:
+            end.seconds = 0.0

@@ -73,7 +73,8 @@ def message_bytes(rows: int, tokens: int, width: int) -> int:
 class Sender:
     """The sending end of a link to ``peer``; at most ``depth`` messages are under way.
 
-    ``seconds`` is the time spent copying into buffers and waiting for one to be free. A peer that takes nothing for longer than
+    ``seconds`` is the time spent copying into buffers and waiting for one to be free, without that for STOP; the owner zeroes it when the
+    measured part begins. A peer that takes nothing for longer than
     ``timeout_s`` raises PeerError.
     """
 
@@ -108,7 +109,8 @@ class Sender:
         )
         payload = buffer[:end]
         self._pending.append((_start(dist.isend, payload, self._peer), buffer, payload))
-        self.seconds += time.perf_counter() - start
+        if header.kind is not Kind.STOP:
+            self.seconds += time.perf_counter() - start
 
     def flush(self) -> None:
         """Wait until everything has been handed to the network."""
@@ -125,7 +127,7 @@ class Receiver:
     """The receiving end of a link from ``peer``, with ``depth`` receives posted ahead.
 
     A message is held back until ``delay_s`` after it was sent (an emulated link; same host, same clock). ``seconds`` is the time spent
-    waiting. A silence longer than ``timeout_s`` raises PeerError.
+    waiting, without that for STOP; the owner zeroes it when the measured part begins. A silence longer than ``timeout_s`` raises PeerError.
     """
 
     def __init__(self, peer: int, buffer_bytes: int, depth: int, *, timeout_s: float, delay_s: float = 0.0) -> None:
@@ -150,7 +152,8 @@ class Receiver:
             time.sleep(max(0, fields[9] + self._delay_ns - time.monotonic_ns()) / 1e9)
         self._held.append(buffer)
         message = _parse(buffer, fields)
-        self.seconds += time.perf_counter() - start
+        if message.header.kind is not Kind.STOP:
+            self.seconds += time.perf_counter() - start
         return message
 
     def release(self) -> None:

@@ -146,6 +146,7 @@ def _drive(job: dict[str, Any], pipeline: "Pipeline", events: EventWriter) -> di
     )
     driver.warm_up(job["requests"])
     events.send("warm")
+    pipeline.zero_counters()
     origin = time.perf_counter()
     driver.serve(job["requests"])
     pipeline.stop()

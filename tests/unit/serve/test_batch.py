@@ -97,6 +97,18 @@ def test_a_slowed_device_takes_its_factor_longer(tmp_path: Path, tiny_checkpoint
     assert stage["busy_s"] >= 20 * stage["cpu_s"]
 
 
+def test_busy_waiting_and_sending_seconds_are_parts_of_the_measured_time(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The warm-up runs as many calls as the batch here, and the slow first stage keeps the second one waiting."""
+    case = Case(tmp_path, tiny_checkpoint, requests([30] * 3, 2), [5, 1], (3, 3))
+    case.cluster = serve_cases.cluster(2, slowdown=60.0)
+    document = case.serve()
+    total = document["throughput"]["measured"]["total_s"]
+    for stage in document["stages"]:
+        assert stage["busy_s"] + stage["wait_s"] + stage["send_s"] <= total
+        assert stage["wait_s"] > 0
+        assert stage["send_s"] > 0
+
+
 def test_a_link_delay_is_kept(tmp_path: Path, tiny_checkpoint: Path) -> None:
     case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 6), [3, 3], (2, 2))
     case.cluster["link"] = {"delay_ms": 30}
