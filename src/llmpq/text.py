@@ -62,17 +62,6 @@ def _python_docs(directory: Path) -> str:
 TEXTS: Mapping[str, Callable[[Path], str]] = {"wikipedia": _wikipedia, "python-docs": _python_docs}
 
 
-def load_tokenizer(checkpoint_dir: str | Path) -> Tokenizer:
-    """The checkpoint's fast tokenizer; special tokens are added only where a caller asks for them."""
-    path = Path(checkpoint_dir) / "tokenizer.json"
-    if not path.is_file():
-        raise LlmpqError(f"{path}: no such file; prepare the model (llmpq prepare), or save a fast tokenizer beside it")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise LlmpqError(f"{path}: not a tokenizer ({error}); prepare the model again") from None
-
-
 def read_region(path: str | Path, region: Sequence[float]) -> str:
     """The characters of a text file from fraction ``region[0]`` up to ``region[1]`` of its length, both moved on to where a word starts."""
     first, last = region
@@ -82,6 +71,10 @@ def read_region(path: str | Path, region: Sequence[float]) -> str:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise LlmpqError(f"{path}: no such text; prepare it first (llmpq prepare --text {Path(path).stem})") from None
+    except UnicodeDecodeError as error:
+        raise LlmpqError(f"{path}: not text in UTF-8 (byte {error.start:,}); convert it, or prepare it again") from None
+    except OSError as error:
+        raise LlmpqError(f"{path}: cannot be read: {error.strerror}; give a text file") from None
     return text[_word_start(text, int(first * len(text))) : _word_start(text, int(last * len(text)))]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts
-from llmpq.text import load_tokenizer, token_windows
+from llmpq.model.tokenizer import load_tokenizer
+from llmpq.text import token_windows
 
 
 def write_workload(name: str, settings: Mapping[str, Any], text: str | Path, checkpoint_dir: str | Path, out: str | Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_groups": BASE | {"config"},
     "wikitext": BASE,
     "text": BASE | {"model", "wikitext"},
-    "workload": BASE | {"text"},
+    "workload": BASE | {"model", "text"},
     "model": BASE | MODEL,
     "quant": BASE | MODEL,
     "profile": BASE | MODEL | {"emulation", "processes"},

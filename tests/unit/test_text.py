@@ -68,6 +68,12 @@ def test_a_region_too_short_or_upside_down_and_a_missing_text_are_refused(tokeni
         read_region(text, (0.5, 0.2))
     with pytest.raises(LlmpqError, match=r"gone\.txt: no such text; prepare it first"):
         read_region(tmp_path / "gone.txt", (0, 1))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(LlmpqError, match=r"folder: cannot be read: Is a directory"):
+        read_region(tmp_path / "folder", (0, 1))
+    with pytest.raises(LlmpqError, match=r"latin\.txt: not text in UTF-8 \(byte 3\)"):
+        read_region(tmp_path / "latin.txt", (0, 1))
     with pytest.raises(LlmpqError, match="unknown text 'bible'; known texts: python-docs, wikipedia"):
         prepare_text("bible", tmp_path / "bible.txt")
 

@@ -1,8 +1,9 @@
 """Collect the statistics of every operator's inputs over some text."""
 
 from llmpq.job import job
+from llmpq.model.tokenizer import load_tokenizer
 from llmpq.quant.calibrate import calibrate
-from llmpq.text import load_tokenizer, token_windows
+from llmpq.text import token_windows
 
 with job(snakemake):
     given, settings = snakemake.input, snakemake.params.quantizer["calibration"]

@@ -7,7 +7,8 @@ import torch
 from llmpq import artifacts
 from llmpq.evaluate.perplexity import evaluate_quality, plan_options, write_quality
 from llmpq.job import job
-from llmpq.text import load_tokenizer, token_windows
+from llmpq.model.tokenizer import load_tokenizer
+from llmpq.text import token_windows
 
 with job(snakemake):
     given, settings = snakemake.input, {**snakemake.params.evaluate, **snakemake.params.model}

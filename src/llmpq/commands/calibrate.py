@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from llmpq.model.tokenizer import load_tokenizer
     from llmpq.quant.calibrate import calibrate
-    from llmpq.text import load_tokenizer, token_windows
+    from llmpq.text import token_windows
 
     tokenizer = load_tokenizer(args.checkpoint)
     windows = token_windows(tokenizer, args.text, args.region, windows=args.windows, tokens=args.tokens, seed=args.seed)

@@ -26,12 +26,17 @@ def run(args: argparse.Namespace) -> int:
     from llmpq.errors import LlmpqError
     from llmpq.evaluate.perplexity import evaluate_quality, plan_options, write_quality
     from llmpq.model.spec import ModelSpec
-    from llmpq.text import load_tokenizer, token_windows
+    from llmpq.model.tokenizer import load_tokenizer
+    from llmpq.text import token_windows
 
     if bool(args.plan) == bool(args.option) or (args.out and not args.plan):
         raise LlmpqError("give either --plan (and --out, to keep the result) or --option")
     plan = artifacts.read(args.plan, "plan") if args.plan else None
     options = plan_options(plan) if plan else [args.option] * ModelSpec.from_directory(args.checkpoint).layers
+    stems = [path.stem for path in args.texts]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise LlmpqError(f"two of the texts are called '{twice}', by which quality.json lists them; rename one")
     tokenizer = load_tokenizer(args.checkpoint)
     cut = {"windows": args.windows, "tokens": args.window_tokens}
     texts = {path.stem: torch.tensor(token_windows(tokenizer, path, args.region, **cut)) for path in args.texts}

@@ -8,6 +8,7 @@ from typing import Any
 from llmpq import artifacts
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
+from llmpq.model.tokenizer import load_tokenizer
 from llmpq.quant.layer_index import find_layer_file, layers_digest
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, check_requests, speed_claimed, stage_jobs
@@ -42,6 +43,7 @@ def serve(
     check_plan(plan, spec, options.slots, Path(plan_path))
     check_requests(requests, spec, Path(requests_path))
     directories = {"checkpoint_dir": Path(checkpoint_dir), "quantised_dir": Path(quantised_dir) if quantised_dir else None}
+    decode = load_tokenizer(checkpoint_dir).decode if (Path(checkpoint_dir) / "tokenizer.json").exists() else None
     jobs = stage_jobs(plan, cluster, spec, requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": artifacts.body_digest(workload)}
     key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), directories["quantised_dir"])}
@@ -52,9 +54,8 @@ def serve(
         run = Run(jobs, requests, journal, options, out / "logs", say)
         reports = run.to_the_end()
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
-        tokenizer = Path(checkpoint_dir) / "tokenizer.json"
         with _writing(out):
-            results.write_requests(out / "requests.jsonl", requests, journal.finished, tokenizer, options.margins)
+            results.write_requests(out / "requests.jsonl", requests, journal.finished, decode, options.margins)
             results.write_timeline(out / "timeline.json", jobs, reports, labels)
             document = artifacts.write(
                 out / "serve.json",

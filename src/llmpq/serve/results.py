@@ -1,7 +1,7 @@
 """What a finished run leaves: requests.jsonl, serve.json (predicted beside measured) and timeline.json."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,17 @@ import numpy as np
 from llmpq import artifacts
 from llmpq.serve.timeline import Call, chrome_trace
 
+Decode = Callable[[Sequence[int]], str]
 PHASES = ("prefill", "decode")
 
 
 def write_requests(
-    path: Path, requests: Sequence[Mapping[str, Any]], finished: Mapping[Any, Mapping[str, Any]], tokenizer: Path, margins: bool
+    path: Path, requests: Sequence[Mapping[str, Any]], finished: Mapping[Any, Mapping[str, Any]], decode: Decode | None, margins: bool
 ) -> None:
     """One line per request, in request order: id, prompt_tokens (count), tokens, text, finish_reason, min_margin, min_margin_token.
 
-    ``tokenizer`` is the checkpoint's tokenizer.json; without one ``text`` is null. ``margins`` adds every token's top-2 margin.
+    ``decode`` turns token ids into text; without it ``text`` is null. ``margins`` adds every token's top-2 margin.
     """
-    decode = _decoder(tokenizer)
     lines = []
     for request in requests:
         record = finished[request["id"]]
@@ -37,14 +37,6 @@ def write_requests(
             row["margins"] = record["margins"]
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
     artifacts.write_text(path, "\n".join(lines) + "\n")
-
-
-def _decoder(tokenizer: Path) -> Any:
-    if not tokenizer.is_file():
-        return None
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(tokenizer)).decode
 
 
 def write_timeline(path: Path, jobs: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> None:

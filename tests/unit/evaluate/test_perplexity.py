@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from llmpq import artifacts
+from llmpq import artifacts, cli
 from llmpq.evaluate.perplexity import EvaluationError, evaluate_quality, perplexity, plan_options, write_quality
-from llmpq.text import load_tokenizer, token_windows
+from llmpq.model.tokenizer import load_tokenizer
+from llmpq.text import token_windows
 
 
 class Toy:
@@ -92,3 +93,9 @@ def test_the_real_model_reads_english(real_model_dir: Path) -> None:
     windows = torch.tensor(token_windows(load_tokenizer(real_model_dir), text, (1 / 3, 0.5), windows=2, tokens=256))
     body = evaluate_quality(real_model_dir, None, ["16"] * 30, {"wikipedia": windows}, progress=lambda line: None)
     assert 8 < body["texts"][0]["perplexity"] < 35
+
+
+def test_two_texts_of_one_name_are_refused(tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / "a" / "news.txt", tmp_path / "b" / "news.txt"]
+    assert cli.main(["evaluate", str(tiny_llama_dir), *map(str, paths), "--option", "16"]) == 2
+    assert "two of the texts are called 'news', by which quality.json lists them; rename one" in capsys.readouterr().err

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from llmpq.model.stage import StageModel
-from llmpq.text import load_tokenizer, prepare_text, token_windows
+from llmpq.model.tokenizer import load_tokenizer
+from llmpq.text import prepare_text, token_windows
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 16, 48, 24
 

@@ -8,12 +8,12 @@ import torch
 
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.stage import StageModel
+from llmpq.model.tokenizer import load_tokenizer
 from llmpq.quant.calibrate import calibrate
 from llmpq.quant.calibration import Calibration
 from llmpq.quant.gptq import factorise, gptq
 from llmpq.quant.grid import Grid
 from llmpq.quant.rtn import rtn
-from llmpq.text import load_tokenizer
 
 LAYER, WINDOWS, TOKENS = 20, 4, 256
 

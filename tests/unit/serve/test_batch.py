@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,14 @@ def test_a_truncated_plan_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> N
     path.write_text(path.read_text()[:-200])
     with pytest.raises(ArtifactError, match=r"plan.json: not a complete JSON file"):
         serve_cases.serve(path, None, case.workload, case.cluster, tiny_checkpoint, None, tmp_path, case.settings)
+
+
+def test_a_corrupt_tokenizer_is_refused_before_a_stage_starts(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    (checkpoint / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(LlmpqError, match=r"tokenizer.json: not a tokenizer \(.*\); prepare the model again"):
+        Case(tmp_path, checkpoint, requests([4], 2), [6], (1, 1)).serve()
+    assert not (tmp_path / "logs").exists()
 
 
 def test_another_problems_plan_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
