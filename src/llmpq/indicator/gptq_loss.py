@@ -1,7 +1,9 @@
 """The GPTQ-loss indicator: the squared error of an operator's output that the quantised weights and their kernel really make.
 
-Weights: tr(ΔW H ΔWᵀ), what GPTQ minimises, over all calibration tokens. Activations: what the kernel that will serve the option adds
-to it, measured by running that kernel on sampled input rows, because no look at the weights can see it.
+Weights: tr(ΔW H ΔWᵀ), what GPTQ minimises, over all calibration tokens. H is the calibration's: for o, gate and up, and down every token
+counts alike, for q, k and v it counts (1 + attention received) / 2 (llmpq.quant.calibrate), so qkv's part is a weighted mean and not the
+plain squared error. Activations: what the kernel that will serve the option adds to it, measured by running that kernel on sampled input
+rows, all alike, because no look at the weights can see it.
 """
 
 from collections.abc import Mapping
@@ -16,9 +18,9 @@ from llmpq.quant.options import WeightOption
 
 @torch.inference_mode()
 def damage(option: WeightOption, stored: Mapping[str, Tensor], rows: Tensor, weight_loss: float) -> float:
-    """Mean over tokens of the squared output error, summed over outputs.
+    """Mean over tokens of the squared output error, summed over outputs; the weights' part with the calibration's weights of tokens.
 
-    ``stored``: the operator's tensors at ``option``; ``rows`` [n, in] fp32 inputs; ``weight_loss`` = tr(ΔW H ΔWᵀ) of the manifest.
+    ``stored``: the operator's tensors at ``option``; ``rows`` [n, in] fp32 inputs; ``weight_loss`` = tr(ΔW H ΔWᵀ) of the manifest, H = Xᵀ D X / tokens.
     """
     error = make_linear(option, stored)(rows) - rows @ dequantise(option, stored).t()
     return weight_loss + float(error.double().square().sum(1).mean())
