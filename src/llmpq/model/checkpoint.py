@@ -18,6 +18,7 @@ class Checkpoint:
         self.spec = ModelSpec.from_directory(directory)
         self._family = family_of(ConfigFile.read(directory))
         self._files = WeightFiles(directory, self._family.PREFIXES)
+        self._shapes = _canonical_shapes(self.spec)
 
     def layer(self, index: int) -> dict[str, Tensor]:
         """Tensors of decoder layer ``index`` only: for each of ModelSpec.operators ``.weight`` [out, in] and, where the family has one,
@@ -25,28 +26,36 @@ class Checkpoint:
         """
         if not 0 <= index < self.spec.layers:
             raise ModelError(f"{self.directory}: there is no layer {index}; the model has layers 0 to {self.spec.layers - 1}")
-        tensors = self._family.layer(self._files, self.spec, index)
-        for name, shape in self.spec.operators().items():
-            self._check_shape(f"layer {index} {name}.weight", tensors[f"{name}.weight"], shape)
-        return tensors
+        return self._checked(self._family.layer(self._files, self.spec, index), f"layer {index} ")
 
     def embedding(self) -> dict[str, Tensor]:
         """``embedding.weight`` [vocab, hidden]; ``positions.weight`` [rows, hidden] and ``embedding_norm.*`` where the family has them."""
-        tensors = self._family.embedding(self._files, self.spec)
-        self._check_shape("embedding.weight", tensors["embedding.weight"], (self.spec.vocab, self.spec.hidden))
-        return tensors
+        return self._checked(self._family.embedding(self._files, self.spec))
 
     def head(self) -> dict[str, Tensor]:
         """``final_norm.*`` where the family has it and ``head.weight`` [vocab, hidden] (the embedding again when tied)."""
-        tensors = self._family.head(self._files, self.spec)
-        self._check_shape("head.weight", tensors["head.weight"], (self.spec.vocab, self.spec.hidden))
-        return tensors
+        return self._checked(self._family.head(self._files, self.spec))
 
     def weight_files(self) -> list[Path]:
         """The safetensors files the checkpoint consists of, sorted."""
         return sorted(set(self._files.file_of.values()))
 
-    def _check_shape(self, name: str, tensor: Tensor, expected: tuple[int, int]) -> None:
-        if tuple(tensor.shape) != expected:
-            found = "×".join(map(str, tensor.shape))
-            raise ModelError(f"{self.directory}: {name} is {found}, but config.json implies {expected[0]}×{expected[1]}")
+    def _checked(self, tensors: dict[str, Tensor], where: str = "") -> dict[str, Tensor]:
+        """``tensors``, all of them of the shape that config.json implies."""
+        for name, tensor in tensors.items():
+            expected = self._shapes[name]
+            if tuple(tensor.shape) != expected:
+                found, wanted = ("×".join(map(str, shape)) or "a single number" for shape in (tensor.shape, expected))
+                raise ModelError(f"{self.directory}: {where}{name} is {found}, but config.json implies {wanted}")
+        return tensors
+
+
+def _canonical_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of every canonical tensor that a model of any family may have."""
+    shapes: dict[str, tuple[int, ...]] = {"q_norm.weight": (spec.head_dim,), "k_norm.weight": (spec.head_dim,)}
+    for name, shape in spec.operators().items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    for norm in ("attention_norm", "mlp_norm", "embedding_norm", "final_norm"):
+        shapes |= {f"{norm}.weight": (spec.hidden,), f"{norm}.bias": (spec.hidden,)}
+    shapes |= {"embedding.weight": (spec.vocab, spec.hidden), "head.weight": (spec.vocab, spec.hidden)}
+    return {**shapes, "positions.weight": (spec.max_positions + spec.position_offset, spec.hidden)}

@@ -51,8 +51,13 @@ class ConfigFile:
             raise ModelError(f"{self.path}: key '{names[0]}' is missing (expected {expected})")
         return default
 
-    def size(self, keys: str | Sequence[str], default: Any = ...) -> int:
-        """A positive whole number; ``keys`` may list synonyms, the first present is read."""
+    def size(self, keys: str | Sequence[str], default: Any = ..., *, missing: int | None = None) -> int:
+        """A positive whole number; ``keys`` may list synonyms, the first present is read.
+
+        ``default`` stands for null and for a missing key, ``missing``, where given, for the latter alone.
+        """
+        if missing is not None and isinstance(keys, str) and keys not in self.values:
+            return missing
         value = self._get(keys, default, (int,), "a positive whole number")
         if value is not None and value < 1:
             raise ModelError(
@@ -75,4 +80,7 @@ class ConfigFile:
     def token_ids(self, key: str) -> tuple[int, ...]:
         """One token id or a list of them; empty when absent."""
         value = self._get(key, [], (int, list), "a token id or a list of token ids")
-        return (value,) if isinstance(value, int) else tuple(int(item) for item in value)
+        ids = [value] if isinstance(value, int) else value
+        if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
+            raise ModelError(f"{self.path}: key '{key}' is {value!r}, expected a token id or a list of token ids")
+        return tuple(ids)

@@ -105,6 +105,10 @@ def test_generation_config_names_more_ends(model: Path) -> None:
         ({"rope_scaling": {"type": "linear"}}, "rotary scaling 'linear' needs the number(s) factor"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial rotary embeddings are not implemented"),
         ({"quantization_config": {"quant_method": "gptq"}}, "an already quantised checkpoint; give the full-precision one"),
+        ({"eos_token_id": ["x"]}, "key 'eos_token_id' is ['x'], expected a token id or a list of token ids"),
+        ({"eos_token_id": [True]}, "key 'eos_token_id' is [True], expected a token id"),
+        ({"rope_parameters": None, "rope_theta": "big"}, "key 'rope_theta' is 'big', expected a number"),
+        ({"rope_parameters": {"rope_theta": "big"}}, "the rotary base is 'big', expected a positive number"),
         ({"intermediate_size": 130}, "layer 0 gate_up.weight is 256×64, but config.json implies 260×64"),
         ({"attention_bias": True}, "the checkpoint has no tensor 'model.layers.0.self_attn.q_proj.bias'"),
     ],
@@ -135,6 +139,39 @@ def test_a_sliding_window_limits_the_context_and_only_where_it_is_in_use(model: 
         spec.check_context(49)
     configure(model, model_type="qwen2", use_sliding_window=False)
     assert ModelSpec.from_directory(model).max_context == 128
+
+
+@pytest.mark.parametrize(("family", "window"), [("mistral", 4096), ("qwen2", 4096), ("qwen3", 4096), ("llama", None)])
+def test_a_window_that_is_not_named_is_the_familys_own(model: Path, family: str, window: int | None) -> None:
+    """As transformers reads it: its default where the key is missing, none where it is null."""
+    from transformers import AutoConfig
+
+    configure(model, model_type=family, use_sliding_window=True, max_position_embeddings=8192)
+    for expected in (window, None):
+        assert ModelSpec.from_directory(model).sliding_window == expected
+        assert getattr(AutoConfig.from_pretrained(model), "sliding_window", None) == expected
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "sliding_window": None}))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("model.layers.0.self_attn.k_proj.weight", (32, 32), "k_proj.weight is 32×32, which does not go with layers.0.self_attn.q_proj"),
+        ("model.layers.0.input_layernorm.weight", (63,), "layer 0 attention_norm.weight is 63, but config.json implies 64"),
+        ("model.layers.0.mlp.down_proj.weight", (64, 127), "layer 0 down.weight is 64×127, but config.json implies 64×128"),
+        ("model.layers.0.self_attn.q_proj.weight", (), "q_proj.weight is a single number"),
+    ],
+)
+def test_every_tensor_has_the_shape_that_the_configuration_implies(model: Path, name: str, shape: tuple[int, ...], expected: str) -> None:
+    save_file({**load_file(model / "model.safetensors"), name: torch.zeros(shape)}, model / "model.safetensors")
+    assert expected in message(model)
+
+
+def test_the_ends_have_the_shape_that_the_configuration_implies(model: Path) -> None:
+    save_file({**load_file(model / "model.safetensors"), "model.norm.weight": torch.zeros(65)}, model / "model.safetensors")
+    with pytest.raises(LlmpqError, match=r"final_norm.weight is 65, but config.json implies 64"):
+        Checkpoint(model).head()
 
 
 def test_missing_and_damaged_files_are_named(model: Path) -> None:

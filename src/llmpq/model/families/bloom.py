@@ -56,6 +56,8 @@ def layer(files: WeightFiles, spec: ModelSpec, index: int) -> dict[str, Tensor]:
 
 def _separated(rows: Tensor, spec: ModelSpec) -> Tensor:
     """Rows stored head by head as (q, k, v) → all of q, then k, then v."""
+    if rows.shape[0] != 3 * spec.heads * spec.head_dim:
+        return rows  # of another model: Checkpoint says so, with name and shapes
     by_head = rows.view(spec.heads, 3, spec.head_dim, *rows.shape[1:])
     return by_head.transpose(0, 1).reshape(rows.shape).contiguous()
 

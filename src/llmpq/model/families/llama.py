@@ -59,7 +59,10 @@ def rope_spec(config: ConfigFile) -> RopeSpec:
     """Rotary settings from ``rope_parameters`` (transformers 5) or ``rope_theta`` + ``rope_scaling`` (before)."""
     key = "rope_parameters" if config.values.get("rope_parameters") else "rope_scaling"
     table = config.table(key)
-    theta = float(table.get("rope_theta") or config.number("rope_theta", 10000.0))
+    theta = table.get("rope_theta") or config.number("rope_theta", 10000.0)
+    if not isinstance(theta, (int, float)) or isinstance(theta, bool) or theta <= 0:
+        raise config.refuse(key if table.get("rope_theta") else "rope_theta", f"the rotary base is {theta!r}, expected a positive number")
+    theta = float(theta)
     kind = table.get("rope_type", table.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise config.refuse(key, f"rotary scaling '{kind}' is not implemented (default, linear and llama3 are)")

@@ -4,8 +4,11 @@ from llmpq.model.config_file import ConfigFile
 from llmpq.model.families.llama import PREFIXES, embedding, gated_rotary_spec, head, layer
 from llmpq.model.spec import ModelSpec
 
-__all__ = ["PREFIXES", "embedding", "head", "layer", "spec"]
+__all__ = ["DEFAULT_WINDOW", "PREFIXES", "embedding", "head", "layer", "spec"]
+
+# What transformers takes where the key is missing; an explicit null means no window.
+DEFAULT_WINDOW = 4096
 
 
 def spec(config: ConfigFile) -> ModelSpec:
-    return gated_rotary_spec(config, "mistral", sliding_window=config.size("sliding_window", None))
+    return gated_rotary_spec(config, "mistral", sliding_window=config.size("sliding_window", None, missing=DEFAULT_WINDOW))

@@ -4,7 +4,10 @@ from llmpq.model.config_file import ConfigFile
 from llmpq.model.families.llama import PREFIXES, embedding, gated_rotary_spec, head, layer
 from llmpq.model.spec import ModelSpec
 
-__all__ = ["PREFIXES", "embedding", "head", "layer", "spec", "window_in_use"]
+__all__ = ["DEFAULT_WINDOW", "PREFIXES", "embedding", "head", "layer", "spec", "window_in_use"]
+
+# What transformers takes where the key is missing; an explicit null means no window.
+DEFAULT_WINDOW = 4096
 
 
 def spec(config: ConfigFile) -> ModelSpec:
@@ -13,4 +16,4 @@ def spec(config: ConfigFile) -> ModelSpec:
 
 def window_in_use(config: ConfigFile) -> int | None:
     """Qwen configurations name a window even where ``use_sliding_window`` is off."""
-    return config.size("sliding_window", None) if config.flag("use_sliding_window", False) else None
+    return config.size("sliding_window", None, missing=DEFAULT_WINDOW) if config.flag("use_sliding_window", False) else None
