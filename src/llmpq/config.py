@@ -116,7 +116,6 @@ class Quantizer:
     symmetric: bool
     damping: float
     act_order: bool
-    outlier_columns: int
     layers_per_job: int
     calibration: Calibration
 

@@ -38,7 +38,6 @@ POSITIVE = {
 }
 NOT_NEGATIVE = {
     "profile": ("warmup",),
-    "quantizer": ("outlier_columns",),
     "planner": ("gap", "objective.theta_ms", "objective.quality_budget"),
     "serve": ("max_restarts",),
     "backend": ("port",),

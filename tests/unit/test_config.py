@@ -72,6 +72,7 @@ def test_an_override_reaches_its_key() -> None:
     ("override", "parts"),
     [
         ("workload.new_token=3", ["duo", "workload.new_token", "known", "new_tokens"]),
+        ("quantizer.outlier_columns=16", ["quantizer.outlier_columns", "known", "layers_per_job"]),
         ("colour=red", ["colour", "known", "strategies"]),
         ("workload.new_tokens=many", ["workload.new_tokens", "many", "Integer"]),
         ("workload.new_tokens=null", ["workload.new_tokens", "not Optional"]),

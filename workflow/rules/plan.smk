@@ -32,7 +32,7 @@ rule problem:
         model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
         workload=of_experiment("workload", "name requests slots prompt_tokens new_tokens"),
-        quantizer=of_experiment("quantizer", "options outlier_columns"),
+        quantizer=of_experiment("quantizer", "options"),
         planner=of_experiment("planner", "objective micro_batches"),
         serve=of_experiment("serve", "schedule"),
         code=code_digest("llmpq.cost.problem"),

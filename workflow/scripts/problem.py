@@ -20,7 +20,6 @@ with job(snakemake):
         workload=settings.workload,
         planner=settings.planner,
         options=settings.quantizer["options"],
-        outlier_columns=settings.quantizer["outlier_columns"],
         schedule=settings.serve["schedule"],
         end_option=settings.model["end_option"],
     )

@@ -38,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
         options=chosen["quantizer"]["options"],
         schedule=chosen["serve"]["schedule"],
         end_option=chosen["model"]["end_option"],
-        outlier_columns=chosen["quantizer"]["outlier_columns"],
     )
     print(f"{args.out}: {len(document['devices'])} devices, options {', '.join(document['options'])}")
     if "description" in document:

@@ -17,13 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=("gptq", "rtn"), default="gptq", help="quantiser (default: gptq)")
     parser.add_argument("--damping", type=float, default=0.01, help="GPTQ: share of the mean of the Hessian's diagonal (default: 0.01)")
     parser.add_argument("--act-order", action="store_true", help="GPTQ: columns in order of falling Hessian diagonal")
-    parser.add_argument("--outlier-columns", type=int, default=32, help="fp32 columns of w8a8-outlier (default: 32)")
 
 
 def run(args: argparse.Namespace) -> int:
     from llmpq.quant.quantise import quantise_group
 
-    settings = {"method": args.method, "damping": args.damping, "act_order": args.act_order, "outlier_columns": args.outlier_columns}
+    settings = {"method": args.method, "damping": args.damping, "act_order": args.act_order}
     first, last = args.layers
     options = [name.strip() for name in args.options.split(",") if name.strip()]
     quantise_group(args.checkpoint, args.calibration, args.out, first=first, last=last, options=options, settings=settings)

@@ -27,15 +27,15 @@ def layer_stack(checkpoint: Checkpoint, option: str, count: int) -> StageModel:
     """
     spec, known = checkpoint.spec, weight_option(option)
     tensors = checkpoint.layer(0)
-    stored = {name: _stored(tensors[f"{name}.weight"], known) for name in spec.operators()}
+    parts_of = {name: stored(tensors[f"{name}.weight"], known) for name in spec.operators()}
     layers = []
     for _ in range(count):
-        operators = {name: make_linear(known, parts, tensors.get(f"{name}.bias")) for name, parts in stored.items()}
+        operators = {name: make_linear(known, parts, tensors.get(f"{name}.bias")) for name, parts in parts_of.items()}
         layers.append(DecoderLayer(spec, tensors, operators))
     return _bare_stage(spec, layers)
 
 
-def _stored(weight: Tensor, option: WeightOption) -> dict[str, Tensor]:
+def stored(weight: Tensor, option: WeightOption) -> dict[str, Tensor]:
     """``weight`` [out, in] as its layer file would hold it; outlier columns are spread evenly, which costs as much as any others."""
     if not option.quantised:
         return {"weight": weight}

@@ -21,7 +21,7 @@ from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, read_lay
 from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
-from llmpq.quant.options import GROUP_SIZE, OUTLIER_COLUMNS, WeightOption, outlier_count, weight_option
+from llmpq.quant.options import GROUP_SIZE, WeightOption, outlier_count, weight_option
 from llmpq.quant.packing import pack
 from llmpq.quant.progress import Progress
 from llmpq.quant.rtn import rtn
@@ -33,7 +33,6 @@ DEFAULTS: Mapping[str, Any] = {
     "symmetric": True,
     "damping": 0.01,
     "act_order": False,
-    "outlier_columns": OUTLIER_COLUMNS,
 }
 
 
@@ -146,7 +145,7 @@ class _LayerWork:
         """The columns with the largest inputs seen in calibration (LLM.int8, section 3.2), ascending."""
         if not option.outliers:
             return ()
-        count = outlier_count(len(statistics.max_abs), self.settings["outlier_columns"])
+        count = outlier_count(len(statistics.max_abs))
         return tuple(sorted(torch.argsort(statistics.max_abs, descending=True, stable=True)[:count].tolist()))
 
     def _factor(self, name: str, kept: tuple[int, ...]) -> HessianFactor:
@@ -194,7 +193,7 @@ def _row(partial: Path, work: _LayerWork, option: WeightOption, recipe: str) -> 
         "file": path.name,
         "sha256": layer.content_sha256(),
         "stored_bytes": layer.stored_bytes,
-        "resident_bytes": resident_layer_bytes(work.spec, option.name, work.settings["outlier_columns"]),
+        "resident_bytes": resident_layer_bytes(work.spec, option.name),
         "seconds": round(time.perf_counter() - started, 3),
         "operators": layer.info["losses"],
     }
@@ -237,8 +236,8 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"quantizer: the options' grids are symmetric with groups of {GROUP_SIZE}; set group_size: {GROUP_SIZE}, symmetric: true"
         )
-    if chosen["damping"] < 0 or chosen["outlier_columns"] < 0:
-        raise ConfigError("quantizer.damping and quantizer.outlier_columns must not be negative")
+    if chosen["damping"] < 0:
+        raise ConfigError("quantizer.damping must not be negative")
     return chosen
 
 

@@ -12,9 +12,12 @@ import torch
 from llmpq import artifacts
 from llmpq.cost.latency import write_cost
 from llmpq.errors import ArtifactError, LlmpqError
+from llmpq.profile import stack
 from llmpq.profile.grid import Point
 from llmpq.profile.layers import profile_device, rows_of
 from llmpq.profile.workspace import peak_temporary_bytes
+from llmpq.quant.bytes import stored_linear_bytes
+from llmpq.quant.options import OUTLIER_COLUMNS, outlier_count, weight_option
 
 DEVICE = {"name": "cpu-test", "kind": "cpu", "cores": 1, "slowdown": 1.0, "source": "emulated"}
 SETTINGS = {"name": "tiny", "micro_batches": [1, 4], "prompt_tokens": [8, 16], "contexts": [8, 24], "repeats": 2, "warmup": 1}
@@ -76,6 +79,13 @@ def test_the_process_is_as_it_was_afterwards(profiled: tuple[Path, dict[str, Any
     settings = {**SETTINGS, "micro_batches": [1], "prompt_tokens": [8], "contexts": [8]}
     profile_device(tiny_llama_dir, "tiny", DEVICE, settings, tmp_path / "p.json", options=["16"], cores=[min(affinity)], progress=quietly)
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == (affinity, threads)
+
+
+@pytest.mark.parametrize("inputs", [576, 1536, 48])
+def test_the_layer_timed_keeps_as_many_columns_as_quantising_and_its_bytes(inputs: int) -> None:
+    stored = stack.stored(torch.randn(64, inputs), weight_option("w8a8-outlier"))
+    assert len(stored["outlier_columns"]) == outlier_count(inputs) == min(OUTLIER_COLUMNS, inputs // 2)
+    assert sum(tensor.nbytes for tensor in stored.values()) == stored_linear_bytes("w8a8-outlier", 64, inputs)
 
 
 def test_rows_are_per_layer_and_without_the_empty_call() -> None:
