@@ -83,6 +83,11 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
         ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, solo, trio"),
         ("resources/texts/news.txt", "unknown text 'news'; known: wikipedia, python-docs"),
         ("results/quantised/smollm2-135m-instruct/awq/layers-000-014", "unknown quantizer 'awq'; known: gptq, tiny"),
+        (
+            "results/quantised/smollm2-135m-instruct/gptq/layers-000-099",
+            "unknown group 'layers-000-099' of smollm2-135m-instruct with quantizer gptq; its layers_per_job makes: "
+            "layers-000-014, layers-015-029",
+        ),
         ("results/indicators/smollm2-135m-instruct/gptq/best.json", "unknown indicator 'best'; known: gptq-loss, residual-error, variance"),
     ],
 )

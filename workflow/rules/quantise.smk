@@ -3,6 +3,21 @@
 CALIBRATION = "results/calibration/{model}/{quantizer}.safetensors"
 
 
+def of_known_group(pattern):
+    """An input function: the pattern, for a group of layers that the quantizer's layers_per_job makes; ConfigError for any other."""
+
+    def fill(wildcards):
+        known = layer_groups(wildcards.model, wildcards.quantizer)
+        if wildcards.group not in known:
+            raise ConfigError(
+                f"unknown group '{wildcards.group}' of {wildcards.model} with quantizer {wildcards.quantizer}; "
+                f"its layers_per_job makes: {', '.join(known)}"
+            )
+        return pattern
+
+    return fill
+
+
 rule calibrate:
     input:
         checkpoint="resources/models/{model}/checkpoint",
@@ -28,7 +43,7 @@ rule calibrate:
 rule quantise:
     input:
         checkpoint="resources/models/{model}/checkpoint",
-        calibration=CALIBRATION,
+        calibration=of_known_group(CALIBRATION),
     output:
         directory("results/quantised/{model}/{quantizer}/{group}"),
     log:
@@ -40,7 +55,7 @@ rule quantise:
     params:
         quantizer=of_entry(
             "quantizer",
-            "method options group_size symmetric damping act_order outlier_columns",
+            "method options group_size symmetric damping act_order",
         ),
         code=code_digest("llmpq.quant.quantise"),
     message:

@@ -21,7 +21,7 @@ with job(snakemake):
         tokenizer = load_tokenizer(given.checkpoint)
         cut = {"windows": settings["windows"], "tokens": settings["window_tokens"]}
         texts = {Path(text).stem: torch.tensor(token_windows(tokenizer, text, settings["region"], **cut)) for text in given.texts}
-        body = evaluate_quality(given.checkpoint, manifests[0].parent.parent, options, texts, end_option=settings["end_option"])
+        body = evaluate_quality(given.checkpoint, given.quantised, options, texts, end_option=settings["end_option"])
         artifacts.write(shared, "quality", body, source="measured", inputs=[*manifests, *given.texts], config=settings)
     body = {name: value for name, value in artifacts.read(shared, "quality").items() if name not in ("schema", "version", "provenance")}
     write_quality(snakemake.output[0], plan, body, inputs=[given.plan, shared])

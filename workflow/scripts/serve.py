@@ -14,7 +14,7 @@ with job(snakemake):
         given.requests,
         params.cluster,
         given.checkpoint,
-        Path(given.quantised[0]).parent,
+        given.quantised,
         Path(snakemake.output.serve).parent,
         run_settings(
             {"serve": params.serve, "workload": params.workload, "model": params.model, "backend": params.backend},

@@ -11,7 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", type=Path, nargs="+", help="text files")
     parser.add_argument("--plan", type=Path, help="plan.json whose assignment to evaluate")
     parser.add_argument("--option", help="evaluate one option in all layers instead of a plan")
-    parser.add_argument("--quantised", type=Path, help="folder of the quantised layers (not needed for options 32 and 16)")
+    parser.add_argument(
+        "--quantised",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folder of the layer groups, or the groups to use (not needed for options 32 and 16)",
+    )
     parser.add_argument("--end-option", choices=("16", "32"), help="bits of embedding and head (default: 16, and 32 with --option 32)")
     parser.add_argument("--out", type=Path, help="where to write quality.json (with --plan)")
     parser.add_argument("--region", type=float, nargs=2, default=[0.5, 1.0], metavar=("FROM", "TO"), help="the part of each text to use")

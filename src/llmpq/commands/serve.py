@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint directory of the model")
     parser.add_argument(
-        "--quantised", type=Path, metavar="DIR", help="directory of layer files; without it options 16 and 32 are read from the checkpoint"
+        "--quantised",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folder of the layer groups, or the groups to use; without it options 16 and 32 are read from the checkpoint",
     )
     parser.add_argument("--problem", type=Path, metavar="PROBLEM.json", help="check that the plan was made for this problem")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where requests.jsonl, serve.json and timeline.json go")

@@ -16,6 +16,7 @@ import torch
 from llmpq import artifacts
 from llmpq.errors import LlmpqError
 from llmpq.model.stage import StageModel
+from llmpq.quant.layer_index import Folders
 
 
 class EvaluationError(LlmpqError):
@@ -68,7 +69,7 @@ def perplexity(model: LogitsModel, windows: torch.Tensor, progress: Callable[[in
 
 def evaluate_quality(
     checkpoint_dir: str | Path,
-    quantised_dir: str | Path | None,
+    quantised_dir: Folders | None,
     options: Sequence[str],
     texts: Mapping[str, torch.Tensor],
     *,

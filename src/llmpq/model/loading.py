@@ -14,7 +14,7 @@ from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import resident_end_bytes, resident_layer_bytes
 from llmpq.quant.files import LayerTensors, plain_layer, read_layer, tensors_sha256
 from llmpq.quant.kernels.cpu import check_half_range, make_linear
-from llmpq.quant.layer_index import find_layer_file, layer_line, read_header
+from llmpq.quant.layer_index import Folders, find_layer_file, layer_line, read_header
 from llmpq.quant.options import OUTLIER_COLUMNS, weight_option
 
 _YARDSTICK = "32"
@@ -31,7 +31,7 @@ class StageLoader:
     def __init__(
         self,
         checkpoint_dir: str | Path,
-        quantised_dir: str | Path | None = None,
+        quantised_dir: Folders | None = None,
         end_option: str = "16",
         on_bytes: Callable[[str, int], None] | None = None,
     ) -> None:

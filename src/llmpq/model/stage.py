@@ -15,7 +15,7 @@ from llmpq.model.decoder import DecoderLayer
 from llmpq.model.ends import Embedding, Head
 from llmpq.model.positions import Positions
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.layer_index import combined_digest
+from llmpq.quant.layer_index import Folders, combined_digest
 
 
 class StageModel:
@@ -46,7 +46,7 @@ class StageModel:
     def load(
         cls,
         checkpoint_dir: str | Path,
-        quantised_dir: str | Path | None,
+        quantised_dir: Folders | None,
         *,
         first_layer: int,
         options: Sequence[str],
@@ -55,7 +55,10 @@ class StageModel:
         end_option: str = "16",
         on_bytes: Callable[[str, int], None] | None = None,
     ) -> "StageModel":
-        """Read and pack this stage's own layers only, one at a time; see llmpq.model.loading.StageLoader."""
+        """Read and pack this stage's own layers only, one at a time; see llmpq.model.loading.StageLoader.
+
+        ``quantised_dir`` is a folder of layer groups, or the groups themselves.
+        """
         from llmpq.model.loading import StageLoader
 
         loader = StageLoader(checkpoint_dir, quantised_dir, end_option, on_bytes)

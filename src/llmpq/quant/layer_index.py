@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from llmpq.errors import ArtifactError
 from llmpq.quant.options import OPTIONS, weight_option
 
+Folders = str | Path | Sequence[str | Path]
 SCHEMA, VERSION = "llmpq.layer", 1
 HEADER_KEYS = {"schema", "version", "layer", "option", "operators", "content_sha256"}
 
@@ -42,15 +43,25 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def find_layer_file(quantised_dir: str | Path, layer: int, option: str) -> Path:
-    """The layer file in ``quantised_dir`` or one of its groups; ArtifactError when there is none, or more than one."""
-    root, name = Path(quantised_dir), layer_file_name(layer, weight_option(option).name)
-    groups = (path for path in root.glob(f"*/{name}") if not path.parent.name.startswith(".") and path.parent.suffix != ".partial")
-    found = [path for path in (root / name, *sorted(groups)) if path.is_file()]
+def folder_list(folders: Folders) -> list[Path]:
+    """One folder or several, as paths."""
+    return [Path(folders)] if isinstance(folders, (str, Path)) else [Path(folder) for folder in folders]
+
+
+def find_layer_file(folders: Folders, layer: int, option: str) -> Path:
+    """The layer file in ``folders`` (a folder of groups, a group, or several); ArtifactError when there is none, or more than one."""
+    roots, name = folder_list(folders), layer_file_name(layer, weight_option(option).name)
+    where = ", ".join(map(str, roots))
+    found = []
+    for root in roots:
+        groups = (path for path in root.glob(f"*/{name}") if not path.parent.name.startswith(".") and path.parent.suffix != ".partial")
+        found += [path for path in (root / name, *sorted(groups)) if path.is_file()]
     if not found:
-        raise ArtifactError(f"{root}: no file {name} in it or in its groups; quantise layer {layer} at option '{option}'")
+        raise ArtifactError(f"{where}: no file {name} in it or in its groups; quantise layer {layer} at option '{option}'")
     if len(found) > 1:
-        raise ArtifactError(f"{root}: layer {layer} at option '{option}' is there twice, {found[0]} and {found[1]}; remove one group")
+        raise ArtifactError(
+            f"{where}: layer {layer} at option '{option}' is there twice, {found[0]} and {found[1]}; remove one, or name the groups to use"
+        )
     return found[0]
 
 

@@ -9,7 +9,7 @@ from llmpq import artifacts
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.model.tokenizer import load_tokenizer
-from llmpq.quant.layer_index import find_layer_file, layers_digest
+from llmpq.quant.layer_index import Folders, find_layer_file, folder_list, layers_digest
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, check_requests, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
@@ -22,13 +22,14 @@ def serve(
     requests_path: str | Path,
     cluster: Mapping[str, Any],
     checkpoint_dir: str | Path,
-    quantised_dir: str | Path | None,
+    quantised_dir: Folders | None,
     out_dir: str | Path,
     settings: Mapping[str, Any],
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Serve the requests and write requests.jsonl, serve.json and timeline.json into ``out_dir``; returns serve.json.
 
+    ``quantised_dir`` is a folder of layer groups, or the groups themselves.
     ``cluster`` and ``settings`` are configuration groups (``settings``: serve, with ``slots`` and ``ignore_eos`` of the workload, and
     optionally ``experiment``). ``problem_path`` is only compared with the plan's problem_sha256. Finished requests are kept in a journal
     under ``out_dir``/journal until all are there: a run that failed goes on where it stopped, and reports the speed of what it served
@@ -42,11 +43,12 @@ def serve(
     spec = ModelSpec.from_directory(checkpoint_dir)
     check_plan(plan, spec, options.slots, Path(plan_path))
     check_requests(requests, spec, Path(requests_path))
-    directories = {"checkpoint_dir": Path(checkpoint_dir), "quantised_dir": Path(quantised_dir) if quantised_dir else None}
+    folders = folder_list(quantised_dir) if quantised_dir else None
+    directories = {"checkpoint_dir": str(checkpoint_dir), "quantised_dir": [str(folder) for folder in folders] if folders else None}
     decode = load_tokenizer(checkpoint_dir).decode if (Path(checkpoint_dir) / "tokenizer.json").exists() else None
     jobs = stage_jobs(plan, cluster, spec, requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": artifacts.body_digest(workload)}
-    key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), directories["quantised_dir"])}
+    key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders)}
     out = Path(out_dir)
     with _writing(out):
         journal = Journal(out / "journal", key, say)
@@ -111,7 +113,7 @@ def _labels(plan: Mapping[str, Any], cluster: Mapping[str, Any], settings: Mappi
     return {**experiment, "strategy": plan["strategy"], "source": "emulated" if emulated else "measured"}
 
 
-def _deciding(plan: Mapping[str, Any], options: Settings, checkpoint: Path, quantised: Path | None) -> dict[str, Any]:
+def _deciding(plan: Mapping[str, Any], options: Settings, checkpoint: Path, quantised: list[Path] | None) -> dict[str, Any]:
     """What beside plan and requests decides the tokens; weights by the layer files' digests and the checkpoint files' sizes and times."""
     layers = [option for stage in plan["stages"] for option in stage["options"]]
     files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(layers) if quantised and option != "32"]

@@ -104,7 +104,7 @@ def stage_jobs(
     spec: ModelSpec,
     requests: Sequence[Mapping[str, Any]],
     settings: Settings,
-    directories: Mapping[str, Path | None],
+    directories: Mapping[str, str | list[str] | None],
 ) -> list[dict[str, Any]]:
     """One job per stage for llmpq.serve.worker, without the requests.
 
@@ -126,7 +126,7 @@ def stage_jobs(
         "timeout_s": settings.timeout_s,
         "load_timeout_s": settings.load_timeout_s,
         "link_delay_s": float((cluster.get("link") or {}).get("delay_ms", 0.0)) / 1e3,
-        **{name: str(path) if path is not None else None for name, path in directories.items()},
+        **directories,
     }
     jobs = []
     for rank, stage in enumerate(plan["stages"]):

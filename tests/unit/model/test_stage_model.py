@@ -61,6 +61,17 @@ def test_a_stage_reads_the_files_of_its_own_layers_only(tiny_llama_dir: Path, la
         load(tiny_llama_dir, 1, ["16"], False, False, own)
 
 
+def test_of_groups_named_one_by_one_no_other_is_read(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
+    """After a change of layers_per_job the groups of before still lie beside those in use."""
+    own = Path(shutil.copytree(layer_files, tmp_path / "own"))
+    in_use = sorted(own.iterdir())
+    shutil.copytree(own / "layers-000", own / "layers-000-001")
+    with pytest.raises(ArtifactError, match="layer 0 at option '16' is there twice"):
+        load(tiny_llama_dir, 0, ["16"] * 4, True, True, own)
+    stage = StageModel.load(tiny_llama_dir, in_use, first_layer=0, options=["16"] * 4, has_embedding=True, has_head=True)
+    assert stage.weights_digest == load(tiny_llama_dir, 0, ["16"] * 4, True, True, layer_files).weights_digest
+
+
 def test_a_file_of_another_layer_or_option_is_refused(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(layer_files, tmp_path / "own"))
     three, four = own / "layers-002" / layer_file_name(2, "16"), own / "layers-002" / layer_file_name(3, "16")

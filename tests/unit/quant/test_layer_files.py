@@ -92,7 +92,11 @@ def test_a_layer_is_found_in_any_group_but_only_once(tmp_path: Path) -> None:
         find_layer_file(tmp_path, 3, "3")
     with pytest.raises(ConfigError, match="unknown weight option"):
         find_layer_file(tmp_path, 3, "five")
-    write_layer(tmp_path / layer_file_name(3, "4"), layer("4"))
+    write_layer(tmp_path / "layers-003-003" / layer_file_name(3, "4"), layer("4"))
+    with pytest.raises(ArtifactError, match="there twice"):
+        find_layer_file(tmp_path, 3, "4")
+    groups = [tmp_path / "layers-005-006", tmp_path / "layers-003-003"]  # an old group beside those in use is not looked at
+    assert find_layer_file(groups, 3, "4") == tmp_path / "layers-003-003/layer-003.4.safetensors"
     with pytest.raises(ArtifactError, match="there twice"):
         find_layer_file(tmp_path, 3, "4")
 
