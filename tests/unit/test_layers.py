@@ -10,12 +10,13 @@ from llmpq.sources import PACKAGE, all_modules, closure
 # What each part may import besides itself. `quant` and `model` know each other: a layer is made of packed operators, and
 # quantising runs layers.
 BASE = {"errors", "artifacts", "schemas"}
-MODEL = {"model", "quant", "sources"}
+MODEL = {"model", "quant", "sources", "progress"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "artifacts": {"errors", "schemas"},
     "emulation": BASE,
     "processes": BASE,
+    "progress": set(),
     "sources": set(),
     "config": BASE | {"config_checks", "emulation"},
     "config_checks": BASE | {"config", "emulation"},

@@ -16,6 +16,7 @@ import torch
 from llmpq import artifacts
 from llmpq.errors import LlmpqError
 from llmpq.model.stage import StageModel
+from llmpq.progress import Progress
 from llmpq.quant.layer_index import Folders
 
 
@@ -85,17 +86,13 @@ def evaluate_quality(
     model = StageModel.load(
         checkpoint_dir, quantised_dir, first_layer=0, options=list(options), has_embedding=True, has_head=True, end_option=end_option
     )
-    total, done, rows = sum(len(windows) for windows in texts.values()), 0, []
-    loaded = time.perf_counter()
+    windows_done, rows = Progress("perplexity", sum(len(windows) for windows in texts.values()), progress), []
     for name, windows in texts.items():
 
-        def report(count: int, of: int, name: str = name, before: int = done) -> None:
-            finished = before + count
-            left = (time.perf_counter() - loaded) / finished * (total - finished)
-            progress(f"perplexity {name}: window {count}/{of}, {left:.0f} s left")
+        def report(count: int, of: int, name: str = name) -> None:
+            windows_done.step(f"windows ({count} of {of} of {name})")
 
         rows.append({"text": name, **perplexity(model, windows, report)})
-        done += len(windows)
     return {
         "weights_sha256": model.weights_digest,
         "options": list(options),

@@ -20,7 +20,8 @@ from llmpq.quant.options import WeightOption
 def damage(option: WeightOption, stored: Mapping[str, Tensor], rows: Tensor, weight_loss: float) -> float:
     """Mean over tokens of the squared output error, summed over outputs; the weights' part with the calibration's weights of tokens.
 
-    ``stored``: the operator's tensors at ``option``; ``rows`` [n, in] fp32 inputs; ``weight_loss`` = tr(ΔW H ΔWᵀ) of the manifest, H = Xᵀ D X / tokens.
+    ``stored``: the operator's tensors at ``option``; ``rows`` [n, in] fp32 inputs; ``weight_loss`` = tr(ΔW H ΔWᵀ) of the manifest, its
+    H = Xᵀ D X / tokens.
     """
     error = make_linear(option, stored)(rows) - rows @ dequantise(option, stored).t()
     return weight_loss + float(error.double().square().sum(1).mean())

@@ -15,10 +15,10 @@ from llmpq.errors import ArtifactError, ConfigError
 from llmpq.indicator import gptq_loss, variance
 from llmpq.indicator.residual_error import ResidualError
 from llmpq.model.checkpoint import Checkpoint
+from llmpq.progress import Progress
 from llmpq.quant.calibration import Calibration
 from llmpq.quant.files import read_layer
 from llmpq.quant.options import WeightOption, weight_option
-from llmpq.quant.progress import Progress
 from llmpq.quant.quantise import read_manifests
 
 REFERENCE_OPTION = "4"

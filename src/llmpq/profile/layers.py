@@ -27,6 +27,7 @@ from llmpq.profile.grid import DEAR_SECONDS, Grid, Point
 from llmpq.profile.machine import QuietCheck, identity, pinned, quietest_cores
 from llmpq.profile.statistics import summary_ms
 from llmpq.profile.workspace import peak_temporary_bytes
+from llmpq.progress import time_left
 
 OPTIONS = ("16", "8", "w8a8-outlier", "w8a8", "4", "3")
 LEAST_PART = 0.05
@@ -118,7 +119,8 @@ def time_points(
     wanted = {id(point): point.repeats(configured) for point in points}
     total = sum(wanted[id(point)] * point.estimate_s for point in points)
     progress(f"profile {name}: {len(points)} points, about {total:.0f} s")
-    order, spent, announced = random.Random(0), 0.0, time.perf_counter()
+    order, spent, began = random.Random(0), 0.0, time.perf_counter()
+    announced = began
     with torch.inference_mode():
         for turn in range(max(wanted.values())):
             round_points = [point for point in points if turn < wanted[id(point)]]
@@ -126,9 +128,10 @@ def time_points(
             for point in round_points:
                 _sample(point, emulator, base)
                 spent += point.estimate_s
-                if time.perf_counter() - announced > 5:
-                    announced = time.perf_counter()
-                    progress(f"profile {name}: {100 * spent / total:.0f} %, {total - spent:.0f} s left")
+                now = time.perf_counter()
+                if now - announced > 5:
+                    announced = now
+                    progress(f"profile {name}: {100 * spent / total:.0f} %, {now - began:.0f} s, {time_left(now - began, spent, total)}")
 
 
 def _sample(point: Point, emulator: Emulator, base: Emulator) -> None:

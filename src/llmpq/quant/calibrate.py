@@ -17,8 +17,8 @@ from llmpq.model.decoder import DecoderLayer, KeysValues
 from llmpq.model.ends import Embedding
 from llmpq.model.positions import Positions, PrefillContext
 from llmpq.model.spec import ModelSpec
+from llmpq.progress import Progress
 from llmpq.quant.calibration import CalibrationWriter, InputStatistics
-from llmpq.quant.progress import Progress
 
 SAMPLED_ROWS = 256
 """Input rows kept per operator, for damage that has to be measured through a kernel (activation rounding)."""

@@ -15,6 +15,7 @@ from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError, LlmpqError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
+from llmpq.progress import Progress
 from llmpq.quant.bytes import resident_layer_bytes
 from llmpq.quant.calibration import Calibration, InputStatistics
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, read_layer, write_layer
@@ -23,7 +24,6 @@ from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import GROUP_SIZE, WeightOption, outlier_count, weight_option
 from llmpq.quant.packing import pack
-from llmpq.quant.progress import Progress
 from llmpq.quant.rtn import rtn
 
 METHODS = ("gptq", "rtn")

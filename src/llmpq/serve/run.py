@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpq.errors import ServeError
+from llmpq.progress import time_left
 from llmpq.quant.layer_index import combined_digest
 from llmpq.serve.job import Settings
 from llmpq.serve.journal import Journal
@@ -87,8 +88,8 @@ class Run:
         seconds = time.monotonic() - self._warm_at
         finished = f"{len(self.journal.finished)} of {len(self.requests)} requests finished"
         if tokens:
-            left = seconds * (self._wanted_tokens / tokens - 1)
-            self.say(f"{tokens} of at most {self._wanted_tokens} tokens, {tokens / seconds:.1f} tokens/s, {left:.0f} s left; {finished}")
+            left = time_left(seconds, tokens, self._wanted_tokens)
+            self.say(f"{tokens} of at most {self._wanted_tokens} tokens, {tokens / seconds:.1f} tokens/s, {left}; {finished}")
         elif prompts:
-            left = seconds * (self.served / prompts - 1)
-            self.say(f"prefill, {prompts} of {self.served} prompts read, {seconds:.0f} s, {left:.0f} s left; {finished}")
+            left = time_left(seconds, prompts, self.served)
+            self.say(f"prefill, {prompts} of {self.served} prompts read, {seconds:.0f} s, {left}; {finished}")

@@ -56,8 +56,8 @@ def test_several_texts_progress_and_digest(tiny_llama_dir: Path, tmp_path: Path)
     assert [row["text"] for row in body["texts"]] == ["a", "b"]
     assert body["texts"] == again["texts"]
     assert body["weights_sha256"] == again["weights_sha256"] != other["weights_sha256"]
-    assert len(said) == 9
-    assert said[2].startswith("perplexity b: window 1/1, 0 s left")
+    assert len(said) == 3  # quick ones say when they are done
+    assert said[0].startswith("perplexity: 3/3 windows (1 of 1 of b), ")
     plan = {"strategy": "llmpq", "stages": [{"first_layer": 2, "options": ["16", "16"]}, {"first_layer": 0, "options": ["16", "32"]}]}
     document = write_quality(tmp_path / "quality.json", plan, body)
     assert artifacts.read(tmp_path / "quality.json", "quality") == document
