@@ -71,6 +71,13 @@ def workers(of: int) -> list[psutil.Process]:
     return found
 
 
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_no_process_and_no_file_outlives_the_command_and_nothing_listens_beyond_the_loopback(
     tmp_path: Path, number: int, code: int
@@ -92,7 +99,8 @@ def test_no_process_and_no_file_outlives_the_command_and_nothing_listens_beyond_
         assert listening == {"127.0.0.1"}
         parent.send_signal(number)
         assert parent.wait(timeout=10) == code
-        assert psutil.wait_procs(found, timeout=5)[1] == []
+        # Orphans that have ended stay in the table until process 1 gets round to them.
+        assert [process for process in psutil.wait_procs(found, timeout=5)[1] if alive(process)] == []
     finally:
         parent.kill()
         parent.wait()
