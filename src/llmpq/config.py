@@ -254,16 +254,16 @@ def _compose_one(config_dir: Path, name: str, overrides: Sequence[str]) -> dict[
             composed = hydra_compose("config", overrides=[f"+experiment={name}", *overrides])
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"experiment '{name}': {_one_line(error)}") from None
+        raise ConfigError(f"experiment '{name}': {one_line(error)}") from None
     except Exception as error:  # a YAML syntax error comes from the parser below Hydra
         if type(error).__module__.split(".")[0] != "yaml":
             raise
-        raise ConfigError(f"experiment '{name}': {_one_line(error)}") from None
+        raise ConfigError(f"experiment '{name}': {one_line(error)}") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Hydra's and OmegaConf's message in one line, without the lines that speak of Python objects and search paths."""
     cause = error.__cause__ if error.__cause__ is not None and type(error).__name__ == "ConfigCompositionException" else error
     full_key = getattr(cause, "full_key", None)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmpq.config import Experiment, _one_line
+from llmpq.config import Experiment, one_line
 from llmpq.errors import ConfigError
 
 
@@ -34,4 +34,4 @@ def read_groups(path: str | Path, groups: Sequence[str]) -> dict[str, Any]:
         parts = {key: OmegaConf.select(merged, key) for key in wanted}
         return {key: OmegaConf.to_container(part, throw_on_missing=True) if key in groups else part for key, part in parts.items()}
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: {one_line(error)}") from None
