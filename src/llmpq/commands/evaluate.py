@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     from llmpq import artifacts
     from llmpq.errors import LlmpqError
-    from llmpq.evaluate.perplexity import evaluate_quality, plan_options, write_quality
+    from llmpq.evaluate.perplexity import evaluate_quality, plan_end_option, plan_options, write_quality
     from llmpq.model.spec import ModelSpec
     from llmpq.text import load_tokenizer, token_windows
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.checkpoint)
     cut = {"windows": args.windows, "tokens": args.window_tokens}
     texts = {path.stem: torch.tensor(token_windows(tokenizer, path, args.region, **cut)) for path in args.texts}
-    end_option = "32" if args.option == "32" else "16"
+    end_option = plan_end_option(plan) if plan else "32" if args.option == "32" else "16"
     body = evaluate_quality(args.checkpoint, args.quantised, options, texts, end_option=end_option)
     for row in body["texts"]:
         print(

@@ -21,7 +21,7 @@ class _Front:
 
 
 class LeastOmega:
-    """Answers ``counts(candidate)`` for the candidates given; equal devices share their fronts."""
+    """Answers ``best(candidate)`` and ``least(candidate)`` for the candidates given; equal devices share their fronts."""
 
     def __init__(self, problem: Problem, candidates: list[Candidate]) -> None:
         self.problem = problem
@@ -34,21 +34,30 @@ class LeastOmega:
         self.fronts: dict[int, dict[tuple[int, int], _Front]] = {}
         self.tables: dict[tuple[int, int], tuple[Floats, Counts]] = {}
 
-    def counts(self, candidate: Candidate) -> Counts | None:
-        """Layers per stage and option [N, B] with the least Σ omega; None where even the lowest options do not fit."""
-        tables, best = self._shortest(candidate)
-        if not np.isfinite(best[0, 0]):
+    def best(self, candidate: Candidate) -> tuple[Counts, int] | None:
+        """Layers per stage and option [N, B] and the number of the ends with the least Σ omega; None where even the lowest do not fit.
+
+        Of several with the least Σ omega the one with the fastest slowest decode stage.
+        """
+        least = self.least(candidate)
+        if not np.isfinite(least):
             return None
-        cut = self._fastest_tied(candidate, tables, best)
-        return np.array([table[1][a, b] for table, (a, b) in zip(tables, cut, strict=True)], dtype=np.int64)
+        found = []
+        for end, omega in enumerate(candidate.end_omega.tolist()):
+            tables, best = self._shortest(candidate, end)
+            if best[0, 0] + omega <= least + _TIE * max(1.0, least):
+                slowest, cut = self._fastest_tied(candidate, end, tables, best)
+                found.append((slowest, end, [table[1][a, b] for table, (a, b) in zip(tables, cut, strict=True)]))
+        _, end, rows = min(found, key=lambda item: item[:2])
+        return np.array(rows, dtype=np.int64), end
 
     def least(self, candidate: Candidate) -> float:
-        """The least Σ omega; inf where even the lowest options do not fit."""
-        return float(self._shortest(candidate)[1][0, 0])
+        """The least Σ omega, the ends' included; inf where even the lowest options do not fit."""
+        return min(float(self._shortest(candidate, end)[1][0, 0]) + omega for end, omega in enumerate(candidate.end_omega.tolist()))
 
-    def _shortest(self, candidate: Candidate) -> tuple[list[tuple[Floats, Counts]], Floats]:
+    def _shortest(self, candidate: Candidate, end: int) -> tuple[list[tuple[Floats, Counts]], Floats]:
         layers, stages = self.problem.layers, candidate.stages
-        tables = [self._table(candidate, j) for j in range(stages)]
+        tables = [self._table(candidate, j, end) for j in range(stages)]
         # best[j][i]: least Σ omega of layers i.. on stages j.. ; stage j takes layers i..k-1
         best = np.full((stages + 1, layers + 1), np.inf)
         best[stages, layers] = 0.0
@@ -56,8 +65,13 @@ class LeastOmega:
             best[j] = (tables[j][0] + best[j + 1][None, :]).min(axis=1)
         return tables, best
 
-    def _fastest_tied(self, candidate: Candidate, tables: list[tuple[Floats, Counts]], best: Floats) -> list[tuple[int, int]]:
-        """Among the cuts with the least Σ omega, the one whose slowest decode stage is fastest (min-max path over the tied arcs)."""
+    def _fastest_tied(
+        self, candidate: Candidate, end: int, tables: list[tuple[Floats, Counts]], best: Floats
+    ) -> tuple[float, list[tuple[int, int]]]:
+        """Among the cuts with the least Σ omega, the one whose slowest decode stage is fastest (min-max path over the tied arcs).
+
+        Returns that stage's time in ms and, per stage, its range of layers.
+        """
         layers, stages, times = self.problem.layers, candidate.stages, candidate.times["decode"]
         slowest = np.full((stages + 1, layers + 1), np.inf)
         slowest[stages, layers] = 0.0
@@ -67,7 +81,7 @@ class LeastOmega:
             total = omega + best[j + 1][None, :]
             with np.errstate(invalid="ignore"):
                 tied = np.isfinite(total) & (total <= best[j][:, None] + _TIE * np.maximum(1.0, best[j][:, None]))
-            stage_ms = times.fixed_largest[j] + counts @ times.layer_largest[j]
+            stage_ms = times.fixed_largest[j] + times.end_largest[end, j] + counts @ times.layer_largest[j]
             worst = np.where(tied, np.maximum(stage_ms, slowest[j + 1][None, :]), np.inf)
             follow[j] = worst.argmin(axis=1)
             slowest[j] = worst.min(axis=1)
@@ -75,11 +89,11 @@ class LeastOmega:
         for j in range(stages):
             cut.append((first, int(follow[j, first])))
             first = cut[-1][1]
-        return cut
+        return float(slowest[0, 0]), cut
 
-    def _table(self, candidate: Candidate, j: int) -> tuple[Floats, Counts]:
+    def _table(self, candidate: Candidate, j: int, end: int) -> tuple[Floats, Counts]:
         """(Σ omega [L+1, L+1], counts [L+1, L+1, B]) of layers a..b-1 on stage j within its capacity; inf where they do not fit."""
-        kind, capacity = self.kind[candidate.order[j]], int(candidate.capacity[j])
+        kind, capacity = self.kind[candidate.order[j]], int(candidate.capacity[j] - candidate.end_bytes[end, j])
         key = (kind, capacity)
         if key not in self.tables:
             layers, options = self.omega.shape

@@ -48,7 +48,7 @@ class _Search:
 
     def offer(self, candidate: Candidate, assignment: Assignment) -> None:
         """Take ``assignment`` as the incumbent if it is feasible and better, or as good and earlier in a fixed order."""
-        if not candidate.fits(assignment.counts(self.problem.options)) or not within_budget(
+        if not candidate.fits(assignment.counts(self.problem.options), candidate.end(assignment.ends)) or not within_budget(
             self.problem, assignment.omega_sum(self.problem)
         ):
             return
@@ -63,7 +63,7 @@ class _Search:
 
     def cheap_bound(self, candidate: Candidate) -> float:
         """A bound from multipliers already known: those of other candidates of the same order and of as many stages."""
-        if not (candidate.capacity > 0).all():
+        if (candidate.capacity < 0).any():
             return math.inf
         value = self.relaxation.evaluate(candidate, self.relaxation.trivial(candidate))
         for key in (candidate.order, candidate.stages):
@@ -97,9 +97,10 @@ class _Search:
                 bound = solution.bound if solution.status != "infeasible" else (math.inf if cutoff is None else cutoff)
             if solution.counts is None:
                 break
-            assignment = Assignment(candidate.order, candidate.batches, assign(self.problem, solution.counts))
+            stages, ends = assign(self.problem, solution.counts), candidate.ends[solution.end]
+            assignment = Assignment(candidate.order, candidate.batches, stages, ends)
             self.offer(candidate, assignment)
-            if candidate.fits(solution.counts) and within_budget(self.problem, assignment.omega_sum(self.problem)):
+            if candidate.fits(solution.counts, solution.end) and within_budget(self.problem, assignment.omega_sum(self.problem)):
                 break
         return bound
 

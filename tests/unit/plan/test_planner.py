@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import dataclasses
 import json
 import random
 import subprocess
@@ -138,11 +139,11 @@ def test_more_memory_a_faster_device_or_a_larger_budget_never_hurts(seed: int) -
 def test_the_order_of_lists_and_the_unit_of_time_do_not_matter(seed: int) -> None:
     problem, draw = random_problem(seed), random.Random(seed)
     shuffled = copy.deepcopy(problem)
-    for key in ("devices", "options", "links"):
+    for key in ("devices", "options", "end_options", "links"):
         draw.shuffle(shuffled[key])
     scaled = copy.deepcopy(problem)
     for device in scaled["devices"]:
-        for part in (*device["options"].values(), device["embedding"], device["head"]):
+        for part in (part for key in ("options", "embedding", "head") for part in device[key].values()):
             for phase in ("prefill_ms", "decode_ms"):
                 part[phase] = {size: 4 * ms for size, ms in part[phase].items()}
         device["overhead_ms"] = {phase: 4 * ms for phase, ms in device["overhead_ms"].items()}
@@ -275,11 +276,12 @@ def test_a_solvers_answer_beyond_memory_is_never_taken(monkeypatch: pytest.Monke
         if model.shrink == 0.0 and solution.counts is not None:
             worse = np.zeros_like(solution.counts)
             worse[:, 0] = solution.counts.sum(axis=1)  # everything at 16 bit: too much
-            return solve_module.Solution(solution.status, solution.objective, solution.bound, worse, solution.seconds)
+            return dataclasses.replace(solution, counts=worse)
         return solution
 
     monkeypatch.setattr(search_module, "solve", generous)
     found = search_module.search(problem, solver="highs", time_limit_s=60, gap=1e-3)
     assert found.best is not None
-    assert build(problem, found.best.order, found.best.batches).fits(found.best.counts(problem.options))
+    candidate = build(problem, found.best.order, found.best.batches)
+    assert candidate.fits(found.best.counts(problem.options), candidate.end(found.best.ends))
     assert set(seen) >= {0.0, search_module.SHRINKS[1]}

@@ -85,7 +85,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
             {"1": 1.0},
             r"key 'devices\[0\].options.4.prefill_ms': no entry for micro-batch size 2; add it, or",
         ),
-        ("devices.0.head.decode_ms", {"2": 1.0}, r"key 'devices\[0\].head.decode_ms': no entry for micro-batch size 1"),
+        ("devices.0.head.16.decode_ms", {"2": 1.0}, r"key 'devices\[0\].head.16.decode_ms': no entry for micro-batch size 1"),
         ("devices.2.workspace_bytes.decode", {"1": 1}, r"key 'devices\[2\].workspace_bytes.decode': no entry for micro-batch size 2"),
         ("devices.0.memory_bytes", -5, r"key 'devices\[0\].memory_bytes': -5 is less than the minimum"),
         ("devices.0.memory_bytes", True, r"key 'devices\[0\].memory_bytes': True is not of type 'integer'"),
@@ -118,6 +118,7 @@ def test_a_bad_problem_is_refused_by_key(path: str, value: Any, message: str) ->
 
 def test_an_option_without_a_number_needs_its_bits() -> None:
     document = json.loads(PROBLEM_FILE.read_text().replace('"16"', '"half"'))
+    assert document["end_options"] == ["half"]
     with pytest.raises(ArtifactError, match="key 'bits': option 'half' has no number in its name"):
         Problem.from_document(document)
     assert Problem.from_document({**document, "bits": {"half": 16}}).bits == {"half": 16, "4": 4}
