@@ -12,12 +12,22 @@ _TIE = 1e-12
 
 
 @dataclass(frozen=True)
-class _Front:
+class Front:
     """Non-dominated (bytes, Σ omega) of one run of layers, bytes ascending and omega strictly descending; ``counts`` [P, B]."""
 
     bytes: Counts
     omega: Floats
     counts: npt.NDArray[np.int32]
+
+    @classmethod
+    def of_nothing(cls, options: int) -> "Front":
+        """No layers yet."""
+        return cls(np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros((1, options), dtype=np.int32))
+
+    def within(self, omega: float) -> "Front":
+        """The part of the front whose Σ omega is at most ``omega``."""
+        kept = self.omega <= omega
+        return Front(self.bytes[kept], self.omega[kept], self.counts[kept])
 
 
 class LeastOmega:
@@ -31,7 +41,7 @@ class LeastOmega:
         for candidate in candidates:
             for device, capacity in zip(candidate.order, candidate.capacity.tolist(), strict=True):
                 self.room[self.kind[device]] = max(self.room.get(self.kind[device], 0), capacity)
-        self.fronts: dict[int, dict[tuple[int, int], _Front]] = {}
+        self.fronts: dict[int, dict[tuple[int, int], Front]] = {}
         self.tables: dict[tuple[int, int], tuple[Floats, Counts]] = {}
 
     def best(self, candidate: Candidate) -> tuple[Counts, int] | None:
@@ -54,6 +64,15 @@ class LeastOmega:
     def least(self, candidate: Candidate) -> float:
         """The least Σ omega, the ends' included; inf where even the lowest options do not fit."""
         return min(float(self._shortest(candidate, end)[1][0, 0]) + omega for end, omega in enumerate(candidate.end_omega.tolist()))
+
+    def prefixes(self, candidate: Candidate, end: int) -> tuple[Floats, Floats]:
+        """Least Σ omega [N+1, L+1], without the ends': of layers before i on the stages before j, and of layers i.. on stages j.. ."""
+        tables, after = self._shortest(candidate, end)
+        before = np.full_like(after, np.inf)
+        before[0, 0] = 0.0
+        for j, (omega, _) in enumerate(tables):
+            before[j + 1] = (before[j][:, None] + omega).min(axis=0)
+        return before, after
 
     def _shortest(self, candidate: Candidate, end: int) -> tuple[list[tuple[Floats, Counts]], Floats]:
         layers, stages = self.problem.layers, candidate.stages
@@ -105,16 +124,16 @@ class LeastOmega:
             self.tables[key] = omega, counts
         return self.tables[key]
 
-    def _fronts(self, candidate: Candidate, j: int) -> dict[tuple[int, int], _Front]:
+    def _fronts(self, candidate: Candidate, j: int) -> dict[tuple[int, int], Front]:
         kind = self.kind[candidate.order[j]]
         if kind not in self.fronts:
             offered = np.flatnonzero(candidate.available[j])
             sizes, room = candidate.layer_bytes[j][offered], self.room[kind]
             found = {}
             for first in range(len(self.omega)):
-                front = _Front(np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros((1, self.omega.shape[1]), dtype=np.int32))
+                front = Front.of_nothing(self.omega.shape[1])
                 for layer in range(first, len(self.omega)):
-                    front = _extend(front, offered, sizes, self.omega[layer][offered], room)
+                    front = extend_front(front, offered, sizes, self.omega[layer][offered], room)
                     if not len(front.bytes):
                         break
                     found[first, layer + 1] = front
@@ -131,7 +150,7 @@ def _kind(device: Device, devices: tuple[Device, ...]) -> int:
     return next(index for index, other in enumerate(devices) if bytes_of(other) == bytes_of(device))
 
 
-def _extend(front: _Front, offered: npt.NDArray[np.intp], sizes: Counts, omega: Floats, room: int) -> _Front:
+def extend_front(front: Front, offered: npt.NDArray[np.intp], sizes: Counts, omega: Floats, room: int) -> Front:
     """Add one layer under each option and keep what is not dominated and fits in ``room``."""
     total_bytes = (front.bytes[:, None] + sizes[None, :]).reshape(-1)
     total_omega = (front.omega[:, None] + omega[None, :]).reshape(-1)
@@ -142,4 +161,4 @@ def _extend(front: _Front, offered: npt.NDArray[np.intp], sizes: Counts, omega: 
     order = order[np.r_[True, values[1:] < lowest[:-1]]] if len(order) else order
     counts = front.counts[order // len(offered)].copy()
     counts[np.arange(len(order)), offered[order % len(offered)]] += 1
-    return _Front(total_bytes[order], total_omega[order], counts)
+    return Front(total_bytes[order], total_omega[order], counts)

@@ -145,6 +145,8 @@ def micro_batch_choices(problem: dict[str, Any]) -> list[tuple[int, int]]:
     slots = problem["workload"]["slots"]
     every = list(range(1, slots + 1))
     listed = problem.get("micro_batches", {})
+    if problem.get("no_sizes_left"):
+        return []
     found = set()
     for eta, xi in itertools.product(listed.get("decode") or every, listed.get("prefill") or every):
         if xi <= eta:
@@ -256,6 +258,11 @@ def best_decision(problem: dict[str, Any]) -> Decision | None:
     """The least objective over all decisions that keep every constraint; None where there is none."""
     feasible = (decision for decision in every_decision(problem) if within(problem, decision.omega))
     return min(feasible, key=lambda decision: decision.objective_ms, default=None)
+
+
+def within_memory(problem: dict[str, Any]) -> bool:
+    """Whether any decision fits in memory, whatever its quality."""
+    return next(every_decision(problem), None) is not None
 
 
 # Bytes per layer, and time against 16 bit in prefill and in decode: roughly what SmolLM2's options do on a CPU.

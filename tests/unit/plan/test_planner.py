@@ -172,27 +172,6 @@ def with_memory(*memory_bytes: int, objective: dict[str, float]) -> dict[str, An
     return {**PROBLEM, "devices": devices, "objective": objective}
 
 
-def test_memory_that_nothing_fits_names_device_and_bytes() -> None:
-    """A layer takes 60 + 20 bytes at least, the ends 100 and 110, the workspace 20.
-
-    With 200 bytes each, the first stage has 80 left (one layer), one between 180 (two), the last 70: 10 bytes short of its layer.
-    """
-    objective = {"theta_ms": 1.0}
-    with pytest.raises(InfeasibleError) as caught:
-        plan(with_memory(200, 200, 200, objective=objective), "llmpq")
-    message = str(caught.value)
-    assert message.startswith("no plan fits in memory, even with every layer at its smallest option: device '")
-    assert "device 'fast' lacks 10 bytes" in message
-    assert plan(with_memory(210, 200, 200, objective=objective), "llmpq")["stages"][-1]["device"] == "fast"
-
-
-def test_a_budget_that_memory_forbids_says_so() -> None:
-    with pytest.raises(
-        InfeasibleError, match=r"no plan keeps the quality budget: the least sum of omega that fits in memory is 1, .* is 0\.5 "
-    ):
-        plan(with_memory(210, 200, 200, objective={"quality_budget": 0.5}), "llmpq")
-
-
 def test_a_baseline_without_a_plan_says_why() -> None:
     problem = with_memory(440, 200, 200, objective={"theta_ms": 1.0})
     with pytest.raises(InfeasibleError, match=r"uniform: no single width fits on an even split .* at the lowest option '4' device '"):
