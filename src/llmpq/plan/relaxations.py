@@ -14,10 +14,11 @@ import numpy as np
 from llmpq.plan.candidate import BUDGET_TOLERANCE, Candidate, build, within_budget
 from llmpq.plan.least_omega import Front, LeastOmega, extend_front
 from llmpq.plan.microbatch import MicroBatches, candidates
-from llmpq.plan.orders import device_orders
+from llmpq.plan.orders import device_orders, exchangeable_classes
 from llmpq.plan.problem import ENDS, PHASES, Device, Problem
 
 Relaxation = dict[str, Any]
+_NO_FRONT = (np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
 def relaxations(problem: Problem) -> list[Relaxation]:
@@ -83,6 +84,10 @@ def _more_memory(problem: Problem) -> list[Relaxation]:
     for candidate in tight_candidates(problem):
         for device, lack in finder(problem, candidate):
             lacking[device] = min(lack, lacking.get(device, lack))
+    # Of devices that can be exchanged the orders use the first ones; what helps one helps each.
+    classes = exchangeable_classes(problem)
+    least = {number: min(lack for other, lack in lacking.items() if classes[other] == number) for number in {classes[d] for d in lacking}}
+    lacking = {device: least[number] for device, number in enumerate(classes) if number in least}
     ranked = sorted(lacking.items(), key=lambda item: (item[1], item[0]))
     return [{"what": "memory", "device": problem.devices[device].name, "bytes": lack} for device, lack in ranked]
 
@@ -120,11 +125,13 @@ class _BytesForQuality:
                     yield device, needed + int(candidate.end_bytes[end, j]) - int(candidate.capacity[j])
 
     def _fewest(self, candidate: Candidate, j: int, before: np.ndarray, after: np.ndarray, budget: float) -> int | None:
-        fewest = None
-        for (first, last), (sizes, omega) in self._fronts(candidate, j).items():
-            allowed = budget - before[first] - after[last]
-            if allowed >= 0 and omega[-1] <= allowed:
-                size = int(sizes[np.searchsorted(-omega, -allowed, side="left")])
+        fewest, fronts = None, self._fronts(candidate, j)
+        allowed = budget - before[:, None] - after[None, :]
+        for first, last in np.argwhere(np.triu(allowed >= 0, 1)).tolist():
+            sizes, omega = fronts.get((first, last), _NO_FRONT)
+            # The front is worth a search where its fewest bytes would be an improvement and its least omega is allowed.
+            if len(sizes) and (fewest is None or sizes[0] < fewest) and omega[-1] <= allowed[first, last]:
+                size = int(sizes[np.searchsorted(-omega, -allowed[first, last], side="left")])
                 fewest = size if fewest is None else min(fewest, size)
         return fewest
 

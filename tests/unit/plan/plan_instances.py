@@ -21,7 +21,8 @@ SCALE = {"16": 0.0, "8": 0.1, "4": 1.0}
 def random_problem(seed: int) -> dict[str, Any]:
     """A problem with up to 5 layers, 3 devices, 3 options and 6 slots; some have no plan, some are best solved with fewer devices.
 
-    Half offer a choice of end options, a third a choice of cache precisions, a third have devices that share hardware.
+    Half offer a choice of end options, a third a choice of cache precisions, a third have devices that share hardware, a fifth have two
+    devices that can be exchanged.
     """
     draw = random.Random(seed)
     layers, names = draw.randint(1, 5), draw.sample(["ash", "birch", "cedar"], draw.randint(1, 3))
@@ -33,15 +34,17 @@ def random_problem(seed: int) -> dict[str, Any]:
     ends = draw.choice([["16"], ["16", "8"], ["8", "16", "4"]]) if draw.random() < 0.6 else ["16"]
     slots = draw.randint(1, 6)
     devices = [_device(draw, name, options, ends, slots) for name in names]
-    if len(devices) > 1 and draw.random() < 0.3:
-        devices[1] = {**copy.deepcopy(devices[0]), "name": devices[1]["name"]}
     for device in devices:
         device["memory_bytes"] = _memory(draw, device, caches["16"], layers, len(devices))
+    alike = len(devices) > 1 and draw.random() < 0.3
+    if alike:
+        devices[1] = {**copy.deepcopy(devices[0]), "name": devices[1]["name"]}
     if draw.random() < 0.35:
         devices[-1]["uses"] = draw.choice([[names[0], "oak"], names, [names[-1], "oak"]])
     slow = draw.choice([0.0, 0.5, 20.0])
+    everywhere = draw.choice([1.0, 10.0, 1000.0])
     links = [
-        {"from": a, "to": b, "alpha_ms": round(draw.uniform(0, 1) * slow, 3), "bytes_per_ms": draw.choice([1.0, 10.0, 1000.0])}
+        {"from": a, "to": b, "alpha_ms": slow if alike else round(draw.uniform(0, 1) * slow, 3), "bytes_per_ms": everywhere}
         for a, b in itertools.permutations(names, 2)
     ]
     omega = {option: _sensitivity(draw, option, layers) for option in options}

@@ -7,7 +7,9 @@ from plan_instances import Decision, best_of_seed, every_decision, random_proble
 
 from llmpq.errors import InfeasibleError
 from llmpq.plan.check import check
+from llmpq.plan.orders import exchangeable_classes
 from llmpq.plan.planner import plan
+from llmpq.plan.problem import Problem
 from llmpq.simulate.barrier import with_simulated_total
 
 HIGHS, GLPK = range(90), range(60, 130)
@@ -52,6 +54,7 @@ def test_the_random_problems_cover_what_they_should() -> None:
     assert sum(not problem["overlapped_sends"] for problem in problems) >= 20
     assert sum("8" in best.ends or "4" in best.ends for problem, best in solved if "16" in problem["end_options"]) >= 5
     assert sum(any("/kv8" in option for option in best.options) for _, best in solved) >= 5
+    assert sum(len(set(exchangeable_classes(Problem.from_document(problem)))) < len(problem["devices"]) for problem in problems) >= 10
     assert sum(any("uses" in device for device in problem["devices"]) for problem, _ in solved) >= 20
     assert sum(problem["tied_embeddings"] and len(best.devices) == 1 and best.ends[0] == best.ends[1] for problem, best in solved) >= 10
 
