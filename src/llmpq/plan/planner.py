@@ -107,7 +107,7 @@ def _certificate(found: SearchResult, objective: float, solver: str, version: st
         "status": "optimal" if proven <= gap + PROOF_TOLERANCE else "feasible",
         "gap_requested": gap,
         "seconds": seconds,
-        "candidates": {"enumerated": found.enumerated, "pruned": found.pruned, "solved": found.solved},
+        "candidates": {"enumerated": found.enumerated, "pruned": found.pruned, "solved": found.solved, "failed": found.failed},
         "seed": seed,
     }
 

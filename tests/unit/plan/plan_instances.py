@@ -3,10 +3,12 @@
 import copy
 import functools
 import itertools
+import json
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -266,6 +268,24 @@ def best_decision(problem: dict[str, Any]) -> Decision | None:
 def within_memory(problem: dict[str, Any]) -> bool:
     """Whether any decision fits in memory, whatever its quality."""
     return next(every_decision(problem), None) is not None
+
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "lp" / "problem.json").read_text())
+
+
+def rich_problem(**changes: Any) -> dict[str, Any]:
+    """The golden problem where every device also offers 8-bit ends and 4-bit layers with an 8-bit cache, and slow and old share a board."""
+    problem = copy.deepcopy(GOLDEN)
+    for device in problem["devices"]:
+        for end, size in (("embedding", 50), ("head", 60)):
+            device[end]["8"] = {**device[end]["16"], "resident_bytes": size, "stored_bytes": size - 10}
+        device["options"]["4/kv8"] = {**device["options"]["4"], "stored_bytes": 49}
+    problem["devices"][1]["uses"], problem["devices"][2]["uses"] = ["slow", "board"], ["board"]
+    problem["options"].append("4/kv8")
+    problem["omega"]["4/kv8"] = [value + 0.05 for value in problem["omega"]["4"]]
+    problem["kv_bytes_per_layer"] = {"16": 20, "8": 10}
+    problem |= {"end_options": ["16", "8"], "end_omega": {"embedding": {"8": 0.01}, "head": {"8": 0.02}}}
+    return {**problem, **changes}
 
 
 # Bytes per layer, and time against 16 bit in prefill and in decode: roughly what SmolLM2's options do on a CPU.

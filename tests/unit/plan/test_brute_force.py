@@ -12,7 +12,9 @@ from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
 from llmpq.simulate.barrier import with_simulated_total
 
+# Each solver judges 310 problems: these every time, and the campaign where slow tests run.
 HIGHS, GLPK = range(90), range(60, 130)
+HIGHS_CAMPAIGN, GLPK_CAMPAIGN = range(1000, 1220), range(1100, 1340)
 
 
 def judge(seed: int, solver: str) -> str:
@@ -37,6 +39,18 @@ def test_highs_finds_the_optimum_of_brute_force(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", GLPK)
 def test_glpk_finds_the_optimum_of_brute_force(seed: int) -> None:
+    judge(seed, "glpk")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", HIGHS_CAMPAIGN)
+def test_campaign_highs(seed: int) -> None:
+    judge(seed, "highs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", GLPK_CAMPAIGN)
+def test_campaign_glpk(seed: int) -> None:
     judge(seed, "glpk")
 
 

@@ -1,34 +1,16 @@
 """The checker on what a plan chooses besides layers and cut: end options, cache precision, devices that share hardware, tied tables."""
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from plan_instances import rich_problem
 
 from llmpq.errors import ArtifactError
 from llmpq.plan.check import check
 from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
 from llmpq.simulate.barrier import with_simulated_total
-
-GOLDEN = json.loads((Path(__file__).parents[2] / "lp" / "problem.json").read_text())
-
-
-def rich_problem(**changes: Any) -> dict[str, Any]:
-    """The golden problem where every device also offers 8-bit ends and 4-bit layers with an 8-bit cache, and slow and old share a board."""
-    problem = copy.deepcopy(GOLDEN)
-    for device in problem["devices"]:
-        for end, size in (("embedding", 50), ("head", 60)):
-            device[end]["8"] = {**device[end]["16"], "resident_bytes": size, "stored_bytes": size - 10}
-        device["options"]["4/kv8"] = {**device["options"]["4"], "stored_bytes": 49}
-    problem["devices"][1]["uses"], problem["devices"][2]["uses"] = ["slow", "board"], ["board"]
-    problem["options"].append("4/kv8")
-    problem["omega"]["4/kv8"] = [value + 0.05 for value in problem["omega"]["4"]]
-    problem["kv_bytes_per_layer"] = {"16": 20, "8": 10}
-    problem |= {"end_options": ["16", "8"], "end_omega": {"embedding": {"8": 0.01}, "head": {"8": 0.02}}}
-    return {**problem, **changes}
 
 
 @pytest.fixture(scope="module")

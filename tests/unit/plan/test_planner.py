@@ -84,6 +84,40 @@ def test_when_time_is_over_the_best_known_plan_comes_with_an_honest_gap(objectiv
     assert hurried["certificate"]["gap"] > 1e-4
 
 
+@pytest.mark.parametrize("solver", ["glpk", "highs"])
+def test_at_a_thousandth_of_a_second_every_solvable_problem_has_a_plan(solver: str) -> None:
+    """Never an error while a plan is known: the baselines' plans come first, and the least damage decides whether there is one."""
+    solved = 0
+    for seed in range(700, 740):
+        problem, best = random_problem(seed), best_of_seed(seed)
+        if best is None:
+            with pytest.raises(InfeasibleError):
+                plan(problem, "llmpq", solver=solver, time_limit=0.001)
+            continue
+        solved += 1
+        hurried = plan(problem, "llmpq", solver=solver, time_limit=0.001)
+        assert check(problem, hurried) == []
+        certificate = hurried["certificate"]
+        assert certificate["bound"] <= best.objective_ms * (1 + 1e-9) <= hurried["objective_ms"] * (1 + 2e-9)
+        assert certificate["gap"] == pytest.approx(1 - certificate["bound"] / hurried["objective_ms"], abs=1e-9)
+    assert solved >= 25
+
+
+def test_a_solver_that_breaks_down_leaves_the_known_plan_and_an_honest_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise solve_module.SolverError("the solver ended with 'numerical trouble'")
+
+    problem = cluster_problem([1.0, 2.0], THETA)
+    proven = plan(problem, "llmpq", gap=0.0)
+    monkeypatch.setattr(search_module, "solve", broken)
+    found = plan(problem, "llmpq", gap=0.0)
+    assert check(problem, found) == []
+    certificate = found["certificate"]
+    assert certificate["candidates"]["failed"] >= 1
+    assert certificate["bound"] <= proven["objective_ms"] <= found["objective_ms"]
+    assert certificate["status"] == "feasible"
+
+
 @pytest.mark.parametrize("seed", range(400, 412))
 def test_bounds_hold_for_any_multipliers(seed: int) -> None:
     """Weak duality: random prices, and those of the linear relaxation, stay below the optimum of the whole problem."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_instances import random_problem
+from plan_instances import random_problem, rich_problem
 
 from llmpq import artifacts
 from llmpq.commands.plan import write_plan
@@ -138,26 +138,53 @@ def leaves(value: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [*([where] if where else []), *(leaf for key, item in items for leaf in leaves(item, (*where, key)))]
 
 
-ODD = [None, True, "", "x", -1, 0, 0.5, 1e308, 10**25, math.nan, math.inf, [], {}, [[]], {"1": "x"}, ...]
+ODD = [None, True, "", "x", -1, 0, 0.5, 1e308, 10**25, 10**15, 1e9, -0.0, math.nan, math.inf, -math.inf, [], {}, [[]], {"1": "x"}, ...]
 
 
-@pytest.mark.parametrize("block", range(6))
+def spoil(document: dict[str, Any], draw: random.Random) -> None:
+    """One odd value, one thing missing, or one list with an item twice or cut short."""
+    lists = [where for where in leaves(document) if isinstance(value_at(document, where), list)]
+    if draw.random() < 0.3 and lists:
+        found = value_at(document, draw.choice(lists))
+        if found:
+            found.append(copy.deepcopy(draw.choice(found))) if draw.random() < 0.5 else found.pop()
+        return
+    change_at(document, draw.choice(leaves(document)), draw.choice(ODD))
+
+
+def value_at(document: Any, where: tuple[Any, ...]) -> Any:
+    for key in where:
+        document = document[key]
+    return document
+
+
+@pytest.mark.parametrize("block", [*range(6), *(pytest.param(block, marks=pytest.mark.slow) for block in range(6, 60))])
 def test_fuzzed_problems_end_in_one_message_or_a_plan(block: int, tmp_path: Path) -> None:
     """Random keys take odd values or vanish, in memory and as a file; whatever passes the checks can be planned."""
     draw = random.Random(block)
     for _ in range(25):
-        document = copy.deepcopy(PROBLEM if draw.random() < 0.5 else random_problem(draw.randint(0, 50)))
+        document = copy.deepcopy(draw.choice([PROBLEM, rich_problem(), random_problem(draw.randint(0, 50))]))
         for _ in range(draw.randint(1, 2)):
-            where = draw.choice(leaves(document))
-            change_at(document, where, draw.choice(ODD))
+            spoil(document, draw)
         strategy = draw.choice(STRATEGIES)
-        message = message_of(lambda document=document, strategy=strategy: plan(document, strategy))
+        message = message_of(lambda document=document, strategy=strategy: plan(document, strategy, time_limit=2.0))
         assert message is None or ("\n" not in message and len(message) > 20)
         file = tmp_path / "problem.json"
         file.write_text(json.dumps({"schema": "llmpq.problem", "version": 1, **document})[: draw.choice([None, None, 200])])
         refused = message_of(lambda file=file: write_plan(file, tmp_path / "plan.json", "adabits"))
         assert (tmp_path / "plan.json").exists() == (refused is None)
         (tmp_path / "plan.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", ["devices", "options", "16", "layers"])
+def test_a_key_given_twice_is_refused(name: str, tmp_path: Path) -> None:
+    """JSON readers keep the last of two equal keys and say nothing: one of two device tables would be lost."""
+    text = PROBLEM_FILE.read_text()
+    place = text.index(f'"{name}":')
+    file = tmp_path / "problem.json"
+    file.write_text(f'{text[:place]}"{name}": 1, {text[place:]}')
+    with pytest.raises(ArtifactError, match=rf"problem.json: key '{name}' appears twice in one object"):
+        artifacts.read(file, "problem")
 
 
 def change_at(document: Any, where: tuple[Any, ...], value: Any) -> None:
