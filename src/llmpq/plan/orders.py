@@ -1,6 +1,7 @@
 """Device orders worth trying: every distinct one, leaving devices out included, without the symmetric copies of equal devices."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 from llmpq.plan.problem import Device, Problem
@@ -43,8 +44,33 @@ def _nameless(device: Device) -> Device:
     return dataclasses.replace(device, name="", type="", uses=frozenset())
 
 
-def device_orders(problem: Problem) -> Iterator[tuple[int, ...]]:
-    """Distinct orders of 1 to min(devices, layers) devices without a shared physical device; of exchangeable ones the lowest come first."""
+def device_orders(problem: Problem, *, alike: bool = False) -> Iterator[tuple[int, ...]]:
+    """Orders of 1 to min(devices, layers) devices without a shared physical device; of exchangeable ones the lowest come first.
+
+    Of orders that differ in no number (equal devices at every place, equal links between neighbours and back) the first is enough:
+    machines whose devices are alike one by one, say; with ``alike`` all of them are listed.
+    """
+    kinds = _kinds(problem)
+    seen = set()
+    for order in _orders(problem):
+        key = tuple(kinds[device] for device in order), tuple(problem.links[pair] for pair in _hops(order))
+        if alike or key not in seen:
+            seen.add(key)
+            yield order
+
+
+def _kinds(problem: Problem) -> list[int]:
+    """Devices with equal tables and memory have the same number."""
+    devices = [_nameless(device) for device in problem.devices]
+    return [devices.index(device) for device in devices]
+
+
+def _hops(order: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Between neighbours, and from the last stage back to the first."""
+    return [*itertools.pairwise(order), (order[-1], order[0])] if len(order) > 1 else []
+
+
+def _orders(problem: Problem) -> Iterator[tuple[int, ...]]:
     classes = exchangeable_classes(problem)
     members: dict[int, list[int]] = {}
     for index, number in enumerate(classes):

@@ -32,8 +32,11 @@ def relaxations(problem: Problem) -> list[Relaxation]:
     return [*_more_memory(problem), *_missing_options(problem), *_smaller_batch(problem), *_larger_budget(problem)]
 
 
-def tight_candidates(problem: Problem) -> list[Candidate]:
-    """Every device order with the micro-batches whose workspaces are smallest: where none of these has a plan, no candidate has."""
+def tight_candidates(problem: Problem, *, alike: bool = False) -> list[Candidate]:
+    """Every device order with the micro-batches whose workspaces are smallest: where none of these has a plan, no candidate has.
+
+    With ``alike`` also the orders that differ from others in the devices' names only.
+    """
     workspaces: dict[tuple[int, ...], MicroBatches] = {}
     for batches in problem.micro_batches:
         workspaces.setdefault(tuple(_workspace(device, batches) for device in problem.devices), batches)
@@ -42,7 +45,7 @@ def tight_candidates(problem: Problem) -> list[Candidate]:
         for sizes, batches in workspaces.items()
         if not any(other != sizes and all(a <= b for a, b in zip(other, sizes, strict=True)) for other in workspaces)
     ]
-    return [build(problem, order, batches) for order in device_orders(problem) for batches in kept]
+    return [build(problem, order, batches) for order in device_orders(problem, alike=alike) for batches in kept]
 
 
 def _workspace(device: Device, batches: MicroBatches) -> int:
@@ -81,7 +84,7 @@ def _more_memory(problem: Problem) -> list[Relaxation]:
     """Bytes that one device alone would need more, the fewest over all orders."""
     lacking: dict[int, int] = {}
     finder = _bytes_for_layers if problem.quality_budget is None else _BytesForQuality(problem)
-    for candidate in tight_candidates(problem):
+    for candidate in tight_candidates(problem, alike=True):
         for device, lack in finder(problem, candidate):
             lacking[device] = min(lack, lacking.get(device, lack))
     # Of devices that can be exchanged the orders use the first ones; what helps one helps each.

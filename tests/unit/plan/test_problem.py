@@ -149,7 +149,7 @@ def spoil(document: dict[str, Any], draw: random.Random) -> None:
         if found:
             found.append(copy.deepcopy(draw.choice(found))) if draw.random() < 0.5 else found.pop()
         return
-    change_at(document, draw.choice(leaves(document)), draw.choice(ODD))
+    change_at(document, draw.choice(leaves(document)), copy.deepcopy(draw.choice(ODD)) if draw.random() < 0.9 else ...)
 
 
 def value_at(document: Any, where: tuple[Any, ...]) -> Any:
@@ -208,7 +208,10 @@ def test_equal_devices_give_one_order(tmp_path: Path) -> None:
     document["links"] = [{"from": a, "to": b, "alpha_ms": 1.0, "bytes_per_ms": 9.0} for a in "abc" for b in "abc" if a != b]
     assert list(device_orders(Problem.from_document(document))) == [(0, 1, 2), (0, 1), (0,)]
     document["links"][0]["alpha_ms"] = 2.0  # a → b is now slow: only c can be told from the others by nothing but its links
-    assert len(list(device_orders(Problem.from_document(document)))) == 15
+    problem = Problem.from_document(document)
+    assert len(list(device_orders(problem, alike=True))) == 15
+    # Three in a row have that link first, second, back to the start or nowhere; two have it there, back or nowhere; one has no link.
+    assert len(list(device_orders(problem))) == 4 + 3 + 1
 
 
 def test_two_pairs_of_equal_devices_give_the_distinct_orders() -> None:
@@ -221,6 +224,30 @@ def test_two_pairs_of_equal_devices_give_the_distinct_orders() -> None:
     assert len(words) == len(found)
     assert {word for word in words if len(word) == 4} == {"ffss", "fsfs", "fssf", "sffs", "sfsf", "ssff"}
     assert {word for word in words if len(word) < 4} == {"ffs", "fsf", "sff", "fss", "sfs", "ssf", "ff", "fs", "sf", "ss", "f", "s"}
+
+
+def test_two_machines_that_are_alike_give_each_order_once() -> None:
+    """Devices a, b on one machine and c, d on the other, quick links inside a machine, a group of each machine's two devices.
+
+    Only the links tell orders of equal devices apart, back to the start included: a-b-c-d is quick, slow, quick and slow back.
+    """
+    document = copy.deepcopy(PROBLEM)
+    base = document["devices"][0]
+    groups = {"ab": ["a", "b"], "cd": ["c", "d"]}
+    document["devices"] = [{**base, "name": name} for name in "abcd"]
+    document["devices"] += [{**base, "name": name, "memory_bytes": 1600, "uses": uses} for name, uses in groups.items()]
+    names = [device["name"] for device in document["devices"]]
+    document["links"] = [
+        {"from": a, "to": b, "alpha_ms": 0.1 if {a, b} in ({"a", "b"}, {"c", "d"}) else 1.0, "bytes_per_ms": 9.0}
+        for a in names for b in names if a != b and not set(groups.get(a, [a])) & set(groups.get(b, [b]))
+    ]  # fmt: skip
+    problem = Problem.from_document(document)
+    found = ["-".join(names[index] for index in order) for order in device_orders(problem)]
+    assert [order for order in found if order.count("-") == 3] == ["a-b-c-d", "a-c-b-d", "a-c-d-b"]
+    assert [order for order in found if order.count("-") == 2] == ["a-b-c", "a-b-cd", "a-c-b", "a-c-d", "a-cd-b", "ab-c-d"]
+    assert [order for order in found if "-" not in order] == ["a", "ab"]
+    assert {order for order in found if order.count("-") == 1} == {"a-b", "a-c", "a-cd", "ab-c", "ab-cd"}
+    assert len(list(device_orders(problem, alike=True))) > len(found)
 
 
 def test_problem_file_is_a_valid_artifact() -> None:
