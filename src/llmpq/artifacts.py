@@ -40,6 +40,18 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"the value {name} is not allowed")
 
 
+class _DuplicateKeyError(Exception):
+    """A key that appears twice in one object."""
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DuplicateKeyError(f"key '{next(name for name in names if names.count(name) > 1)}' appears twice in one object")
+    return found
+
+
 def read(path: str | Path, kind: str) -> dict[str, Any]:
     """Read and check one JSON artifact; raise ArtifactError naming file, key and what was expected."""
     path = Path(path)
@@ -50,7 +62,9 @@ def read(path: str | Path, kind: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from None
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+    except _DuplicateKeyError as error:
+        raise ArtifactError(f"{path}: {error}; keep one of them") from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a complete JSON file ({error}); delete it and run its stage again") from None
     check(document, kind, path)

@@ -1,5 +1,7 @@
 """Errors meant for the user: one clear message, no trace."""
 
+from typing import Any
+
 
 class LlmpqError(Exception):
     """Something the user can mend: the message says what was wrong, where, and what to do."""
@@ -14,7 +16,14 @@ class ConfigError(LlmpqError):
 
 
 class InfeasibleError(LlmpqError):
-    """No plan satisfies the constraints; the message names the device and the missing bytes."""
+    """No plan satisfies the constraints; the message names the device and the missing bytes.
+
+    ``details`` is the same as JSON: what is short, and the smallest changes that would do, each alone (``plan.infeasible``).
+    """
+
+    def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
 
 
 class ServeError(LlmpqError):

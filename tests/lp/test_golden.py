@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pyomo.environ as pyo
 import pytest
@@ -21,9 +22,23 @@ HERE = Path(__file__).parent
 NAMES = [constrain.__name__ for constrain in milp.CONSTRAINTS]
 
 
+def document() -> dict[str, Any]:
+    """problem.json with a choice for the ends (the first stage's embedding, the last one's head), and an 8-bit cache on the one between."""
+    found: dict[str, Any] = json.loads((HERE / "problem.json").read_text())
+    fast, slow, old = found["devices"]
+    fast["embedding"]["8"] = {"resident_bytes": 50, "prefill_ms": {"1": 1.25, "2": 2.5}, "decode_ms": {"1": 0.25, "2": 0.5}}
+    old["head"]["8"] = {"resident_bytes": 60, "prefill_ms": {"1": 7, "2": 14}, "decode_ms": {"1": 5, "2": 10}}
+    slow["options"]["4/kv8"] = {"resident_bytes": 60, "prefill_ms": {"1": 31, "2": 62}, "decode_ms": {"1": 1.5, "2": 3}}
+    found["options"].append("4/kv8")
+    found["omega"]["4/kv8"] = [0.45, 0.35, 0.25, 0.15]
+    found["kv_bytes_per_layer"] = {"16": 20, "8": 12}
+    found |= {"end_options": ["16", "8"], "end_omega": {"embedding": {"8": 0.01}, "head": {"8": 0.02}}}
+    return found
+
+
 def small_model() -> milp.Model:
-    """Three devices in a row, four layers, two options (one of them missing on a device), two micro-batches, a quality budget."""
-    problem = Problem.from_document(json.loads((HERE / "problem.json").read_text()))
+    """Three devices in a row, four layers, three options (some missing on a device), two micro-batches, a quality budget."""
+    problem = Problem.from_document(document())
     return milp.declare(problem, build(problem, (0, 1, 2), MicroBatches.choose(problem.slots, 1, 1)))
 
 
@@ -90,3 +105,9 @@ def test_the_whole_program_holds_every_constraint(name: str) -> None:
     problem = small_model().problem.value
     whole = milp.build_model(problem, build(problem, (0, 1, 2), MicroBatches.choose(problem.slots, 1, 1)))
     assert len(whole.component(name)) > 0
+
+
+def test_one_pair_of_end_options_needs_no_variable() -> None:
+    problem = Problem.from_document(json.loads((HERE / "problem.json").read_text()))
+    whole = milp.build_model(problem, build(problem, (0, 1, 2), MicroBatches.choose(problem.slots, 1, 1)))
+    assert len(whole.end) == len(whole.one_end) == 0

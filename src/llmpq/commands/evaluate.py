@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the layer groups, or the groups to use (not needed for options 32 and 16)",
     )
-    parser.add_argument("--end-option", choices=("16", "32"), help="bits of embedding and head (default: 16, and 32 with --option 32)")
+    parser.add_argument(
+        "--end-option", choices=("16", "32"), help="with --option: bits of embedding and head (default: 16, and 32 with --option 32)"
+    )
     parser.add_argument("--out", type=Path, help="where to write quality.json (with --plan)")
     parser.add_argument("--region", type=float, nargs=2, default=[0.5, 1.0], metavar=("FROM", "TO"), help="the part of each text to use")
     parser.add_argument("--windows", type=int, default=8)
@@ -30,13 +32,15 @@ def run(args: argparse.Namespace) -> int:
 
     from llmpq import artifacts
     from llmpq.errors import LlmpqError
-    from llmpq.evaluate.perplexity import evaluate_quality, plan_options, write_quality
+    from llmpq.evaluate.perplexity import evaluate_quality, plan_end_option, plan_options, write_quality
     from llmpq.model.spec import ModelSpec
     from llmpq.model.tokenizer import load_tokenizer
     from llmpq.text import token_windows
 
     if bool(args.plan) == bool(args.option) or (args.out and not args.plan):
         raise LlmpqError("give either --plan (and --out, to keep the result) or --option")
+    if args.plan and args.end_option:
+        raise LlmpqError("--end-option goes with --option; a plan says itself at what embedding and head are kept")
     plan = artifacts.read(args.plan, "plan") if args.plan else None
     options = plan_options(plan) if plan else [args.option] * ModelSpec.from_directory(args.checkpoint).layers
     stems = [path.stem for path in args.texts]
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.checkpoint)
     cut = {"windows": args.windows, "tokens": args.window_tokens}
     texts = {path.stem: torch.tensor(token_windows(tokenizer, path, args.region, **cut)) for path in args.texts}
-    end_option = args.end_option or ("32" if args.option == "32" else "16")
+    end_option = plan_end_option(plan) if plan else args.end_option or ("32" if args.option == "32" else "16")
     body = evaluate_quality(args.checkpoint, args.quantised, options, texts, end_option=end_option)
     for row in body["texts"]:
         print(

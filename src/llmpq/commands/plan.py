@@ -95,7 +95,8 @@ def summary(plan: Mapping[str, Any]) -> str:
         runs = ", ".join(f"{stage['options'].count(option)} × {option}" for option in dict.fromkeys(stage["options"]))
         used, budget = (_readable(stage["bytes"][kind]) for kind in ("total", "budget"))
         last = stage["first_layer"] + len(stage["options"]) - 1
-        lines.append(f"  {stage['device']}: layers {stage['first_layer']}-{last} ({runs}), {used} of {budget}")
+        ends = "".join(f", {end} at {stage[f'{end}_option']}" for end in ("embedding", "head") if stage[f"{end}_option"] is not None)
+        lines.append(f"  {stage['device']}: layers {stage['first_layer']}-{last} ({runs}){ends}, {used} of {budget}")
     predicted, certificate, batch = plan["predicted"], plan["certificate"], plan["micro_batch"]
     speed = "" if predicted["tokens_per_s"] is None else f", {predicted['tokens_per_s']:,.1f} tokens/s"
     proof = "no bound" if certificate["gap"] is None else f"gap {certificate['gap']:.3%}"

@@ -66,6 +66,7 @@ def build_problem(
         "schedule": schedule,
         "overlapped_sends": True,
         "options": used,
+        "end_options": [end_option],
         "reference_option": REFERENCE_OPTION,
         **_listed_sizes(planner),
         "kv_bytes_per_layer": int(quant_bytes.kv_layer_bytes(spec, slots, shape.prompt_tokens + shape.new_tokens)),

@@ -90,8 +90,10 @@ def device_tables(
     }
     ends = {
         part: {
-            "resident_bytes": int(quant_bytes.resident_end_bytes(spec, part, shape.end_option)),
-            **_times(latency, part, shape.end_option, shape),
+            shape.end_option: {
+                "resident_bytes": int(quant_bytes.resident_end_bytes(spec, part, shape.end_option)),
+                **_times(latency, part, shape.end_option, shape),
+            }
         }
         for part in ("embedding", "head")
     }

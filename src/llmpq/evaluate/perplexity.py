@@ -108,6 +108,9 @@ def write_quality(out: str | Path, plan: Mapping[str, Any], body: Mapping[str, A
     options = plan_options(plan)
     if list(body["options"]) != options:
         raise EvaluationError(f"{out}: the evaluation is of other options than those of plan {plan['strategy']}; evaluate that plan")
+    if plan_end_option(plan) != body["end_option"]:
+        found = f"plan {plan['strategy']} keeps embedding and head at {plan_end_option(plan)}"
+        raise EvaluationError(f"{out}: {found}, the evaluation is of {body['end_option']}; evaluate that plan")
     return artifacts.write(out, "quality", {"strategy": plan["strategy"], **body}, source="measured", inputs=inputs)
 
 
@@ -115,3 +118,13 @@ def plan_options(plan: Mapping[str, Any]) -> list[str]:
     """The option of every decoder layer, in layer order."""
     stages = sorted(plan["stages"], key=lambda stage: stage["first_layer"])
     return [str(option) for stage in stages for option in stage["options"]]
+
+
+def plan_end_option(plan: Mapping[str, Any]) -> str:
+    """The option of embedding and head, which this runtime keeps at the same one; raises EvaluationError where they differ."""
+    ends = sorted({stage[f"{end}_option"] for stage in plan["stages"] for end in ("embedding", "head")} - {None})
+    if len(ends) != 1:
+        raise EvaluationError(
+            f"plan {plan['strategy']} keeps embedding and head at {', '.join(ends) or 'no option'}; this runtime needs the same for both"
+        )
+    return str(ends[0])

@@ -7,7 +7,8 @@
 
 "Own best" means: the rule above fixes cut and options for every candidate (device order, micro-batches), and of these plans the one
 with the best objective of the problem is taken, plans within the quality budget first. Where several options have the same width
-(8-bit weight-only and W8A8), the better one is taken by the same measure.
+(8-bit weight-only and W8A8), the better one is taken by the same measure. Embedding and head take, for uniform and pipeedge, the end
+options of least sensitivity (then most bits) that fit beside the layers: the layers' width goes first.
 """
 
 import heapq
@@ -22,7 +23,7 @@ from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import balanced
 from llmpq.plan.problem import Problem
 
-Cut = Callable[[Candidate, int, int], tuple[int, ...] | None]
+Cut = Callable[[Candidate, int, int, int], tuple[int, ...] | None]
 
 
 def uniform(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
@@ -42,8 +43,8 @@ def adabits(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
 
 def least_damage(problem: Problem, candidates: list[Candidate], tables: LeastOmega) -> Assignment | None:
     """``adabits`` with tables that are there already."""
-    plans = ((candidate, tables.counts(candidate)) for candidate in candidates)
-    return _best(problem, ((candidate, assign_counts(problem, candidate, counts)) for candidate, counts in plans if counts is not None))
+    plans = ((candidate, tables.best(candidate)) for candidate in candidates)
+    return _best(problem, ((candidate, assign_counts(problem, candidate, *found)) for candidate, found in plans if found is not None))
 
 
 BASELINES: dict[str, Callable[[Problem, list[Candidate]], Assignment | None]] = {
@@ -53,8 +54,17 @@ BASELINES: dict[str, Callable[[Problem, list[Candidate]], Assignment | None]] = 
 }
 
 
-def assign_counts(problem: Problem, candidate: Candidate, counts: np.ndarray) -> Assignment:
-    return Assignment(candidate.order, candidate.batches, assign(problem, counts))
+def assign_counts(problem: Problem, candidate: Candidate, counts: np.ndarray, end: int) -> Assignment:
+    return Assignment(candidate.order, candidate.batches, assign(problem, counts), candidate.ends[end])
+
+
+def ends_by_damage(problem: Problem, candidate: Candidate) -> list[int]:
+    """Numbers of the candidate's ends, least Σ omega first, then most bits."""
+
+    def damage(end: int) -> tuple[float, int]:
+        return float(candidate.end_omega[end]), -sum(problem.end_bits[option] for option in candidate.ends[end])
+
+    return sorted(range(len(candidate.ends)), key=damage)
 
 
 def _best(problem: Problem, plans: Iterator[tuple[Candidate, Assignment]]) -> Assignment | None:
@@ -77,28 +87,33 @@ def _one_width(problem: Problem, candidates: list[Candidate], cut: Cut) -> Assig
 
 def _plans_at(problem: Problem, candidates: list[Candidate], options: list[int], cut: Cut) -> Iterator[tuple[Candidate, Assignment]]:
     for candidate, b in itertools.product(candidates, options):
-        sizes = cut(candidate, b, problem.layers) if candidate.available[:, b].all() and (candidate.capacity > 0).all() else None
-        if sizes is not None:
-            stages = tuple((problem.options[b],) * size for size in sizes)
-            yield candidate, Assignment(candidate.order, candidate.batches, stages)
+        if not candidate.available[:, b].all():
+            continue
+        for end in ends_by_damage(problem, candidate):
+            sizes = cut(candidate, b, end, problem.layers)
+            if sizes is not None:
+                stages = tuple((problem.options[b],) * size for size in sizes)
+                yield candidate, Assignment(candidate.order, candidate.batches, stages, candidate.ends[end])
+                break
 
 
-def _most_layers(candidate: Candidate, b: int, layers: int) -> list[int]:
+def _most_layers(candidate: Candidate, b: int, end: int, layers: int) -> list[int]:
+    rooms = (candidate.capacity - candidate.end_bytes[end]).tolist()
     return [
-        min(layers, int(room // size)) if size else layers
-        for room, size in zip(candidate.capacity, candidate.layer_bytes[:, b], strict=True)
+        -1 if room < 0 else min(layers, room // size) if size else layers
+        for room, size in zip(rooms, candidate.layer_bytes[:, b].tolist(), strict=True)
     ]
 
 
-def _even_cut(candidate: Candidate, b: int, layers: int) -> tuple[int, ...] | None:
+def _even_cut(candidate: Candidate, b: int, end: int, layers: int) -> tuple[int, ...] | None:
     sizes = balanced(layers, candidate.stages)
-    return sizes if all(size <= most for size, most in zip(sizes, _most_layers(candidate, b, layers), strict=True)) else None
+    return sizes if all(size <= most for size, most in zip(sizes, _most_layers(candidate, b, end, layers), strict=True)) else None
 
 
-def _fastest_decode_cut(candidate: Candidate, b: int, layers: int) -> tuple[int, ...] | None:
+def _fastest_decode_cut(candidate: Candidate, b: int, end: int, layers: int) -> tuple[int, ...] | None:
     """Layers go one by one to the stage whose decode time grows to the least: this minimises the slowest stage under the limits."""
-    times, most = candidate.times["decode"], _most_layers(candidate, b, layers)
-    fixed, layer = times.fixed_largest.tolist(), times.layer_largest[:, b].tolist()
+    times, most = candidate.times["decode"], _most_layers(candidate, b, end, layers)
+    fixed, layer = (times.fixed_largest + times.end_largest[end]).tolist(), times.layer_largest[:, b].tolist()
     if min(most) < 1 or sum(most) < layers:
         return None
     sizes = [1] * candidate.stages

@@ -1,4 +1,8 @@
-"""One candidate of the outer search (device order, micro-batches) and the numbers a plan for it is priced with."""
+"""One candidate of the outer search (device order, micro-batches) and the numbers a plan for it is priced with.
+
+What a plan of the candidate still decides is the counts [N, B] of layers per stage and option, and one of the K ``ends``: the pair of
+end options of the embedding on the first stage and the head on the last.
+"""
 
 import itertools
 import math
@@ -11,7 +15,7 @@ import numpy.typing as npt
 
 from llmpq.plan.makespan import Makespan, makespan
 from llmpq.plan.microbatch import MicroBatches
-from llmpq.plan.problem import PHASES, Part, Problem
+from llmpq.plan.problem import ENDS, PHASES, Device, Part, Problem
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -22,20 +26,28 @@ class PhaseTimes:
     """Times in ms of one phase, split into the largest micro-batch and all the others together.
 
     ``layer_*`` [N, B] per layer of each option (0 where not available), ``fixed_*`` [N] whatever a stage does besides its layers
-    (embedding, head, overhead, blocking send), ``link_*`` [N-1] overlapped sends (empty when sends block).
+    under any of the ends (overhead, blocking send, the least time of embedding and head), ``end_*`` [K, N] what each of the ends adds
+    to that, ``link_*`` [N-1] overlapped sends (empty when sends block).
     """
 
     layer_largest: Floats
     layer_rest: Floats
     fixed_largest: Floats
     fixed_rest: Floats
+    end_largest: Floats
+    end_rest: Floats
     link_largest: Floats
     link_rest: Floats
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Device order and micro-batches with all coefficients; time and memory of a plan are linear in its counts [N, B]."""
+    """Device order and micro-batches with all coefficients; time and memory of a plan are linear in its counts [N, B] and its ends.
+
+    ``ends`` are the K pairs (embedding option, head option), ``end_omega`` [K] their sensitivity. ``capacity`` [N] is the memory left for
+    layers beside the workspace and the smallest of the ends, ``end_bytes`` [K, N] what each of the ends takes of it. ``workspace_bytes``
+    [N], ``layer_bytes`` [N, B] per layer with its KV cache.
+    """
 
     order: tuple[int, ...]
     batches: MicroBatches
@@ -45,6 +57,8 @@ class Candidate:
     return_ms: float
     new_tokens: int
     layer_bytes: Counts
+    ends: tuple[tuple[str, str], ...]
+    end_omega: Floats
     end_bytes: Counts
     workspace_bytes: Counts
     capacity: Counts
@@ -53,13 +67,18 @@ class Candidate:
     def stages(self) -> int:
         return len(self.order)
 
-    def makespan(self, counts: Counts) -> Makespan:
-        """Makespan of one batch for ``counts`` [N, B], the number of layers of each stage at each option."""
+    @property
+    def scale(self) -> Counts:
+        """Unit in which memory is given to solvers, per stage [N]: the capacity, so that rows read as fractions of it."""
+        return np.maximum(self.capacity, 1)
+
+    def makespan(self, counts: Counts, end: int) -> Makespan:
+        """Makespan of one batch for ``counts`` [N, B], the number of layers of each stage at each option, and ``ends[end]``."""
         phases = {}
         for phase in PHASES:
             times = self.times[phase]
-            largest = times.fixed_largest + (times.layer_largest * counts).sum(axis=1)
-            rest = times.fixed_rest + (times.layer_rest * counts).sum(axis=1)
+            largest = times.fixed_largest + times.end_largest[end] + (times.layer_largest * counts).sum(axis=1)
+            rest = times.fixed_rest + times.end_rest[end] + (times.layer_rest * counts).sum(axis=1)
             stages = list(zip(largest.tolist(), rest.tolist(), strict=True))
             links = list(zip(times.link_largest.tolist(), times.link_rest.tolist(), strict=True))
             phases[phase] = (stages, links)
@@ -69,8 +88,13 @@ class Candidate:
         """Bytes of the layers (weights and KV cache) per stage [N]; must not exceed ``capacity``."""
         return (self.layer_bytes * counts).sum(axis=1)
 
-    def fits(self, counts: Counts) -> bool:
-        return bool((self.used_bytes(counts) <= self.capacity).all() and not (counts > 0)[~self.available].any())
+    def fits(self, counts: Counts, end: int) -> bool:
+        room = self.capacity - self.end_bytes[end]
+        return bool((self.used_bytes(counts) <= room).all() and not (counts > 0)[~self.available].any())
+
+    def end(self, ends: tuple[str, str]) -> int:
+        """Number of a pair (embedding option, head option) among ``ends``."""
+        return self.ends.index(ends)
 
 
 def build(problem: Problem, order: Sequence[int], batches: MicroBatches) -> Candidate:
@@ -82,10 +106,10 @@ def build(problem: Problem, order: Sequence[int], batches: MicroBatches) -> Cand
     for j, device in enumerate(devices):
         for b, option in enumerate(problem.options):
             if option in device.options:
-                layer_bytes[j, b] = device.options[option].resident_bytes + problem.kv_bytes_per_layer
-    ends = np.zeros(len(order), dtype=np.int64)
-    ends[0] += devices[0].embedding.resident_bytes
-    ends[-1] += devices[-1].head.resident_bytes
+                layer_bytes[j, b] = device.options[option].resident_bytes + problem.kv_bytes[option]
+    ends = tuple(itertools.product(devices[0].embedding, devices[-1].head))
+    end_bytes = np.array([_end_bytes(problem, devices, pair) for pair in ends], dtype=np.int64)
+    least_bytes = end_bytes.min(axis=0)
     workspace = np.array(
         [max(device.workspace_bytes[phase][size] for phase in PHASES for size in set(batches.sizes(phase))) for device in devices],
         dtype=np.int64,
@@ -102,10 +126,27 @@ def build(problem: Problem, order: Sequence[int], batches: MicroBatches) -> Cand
         return_ms=return_ms,
         new_tokens=problem.new_tokens,
         layer_bytes=layer_bytes,
-        end_bytes=ends,
+        ends=ends,
+        end_omega=np.array([problem.end_omega["embedding"][a] + problem.end_omega["head"][b] for a, b in ends]),
+        end_bytes=end_bytes - least_bytes,
         workspace_bytes=workspace,
-        capacity=memory - ends - workspace,
+        capacity=memory - least_bytes - workspace,
     )
+
+
+def _end_bytes(problem: Problem, devices: Sequence[Device], pair: tuple[str, str]) -> list[int]:
+    """Bytes of embedding and head per stage [N]."""
+    found = [0] * len(devices)
+    found[0] = embedding = devices[0].embedding[pair[0]].resident_bytes
+    head = devices[-1].head[pair[1]].resident_bytes
+    found[-1] += kept_head_bytes(problem, len(devices), pair, embedding, head)
+    return found
+
+
+def kept_head_bytes(problem: Problem, stages: int, pair: tuple[str, str], embedding: int, head: int) -> int:
+    """Bytes that the head takes: all its own, or what it needs beyond the embedding where a tied table is on one stage at one option."""
+    tied = problem.tied_embeddings and stages == 1 and pair[0] == pair[1]
+    return max(head - embedding, 0) if tied else head
 
 
 def _phase_times(problem: Problem, order: Sequence[int], batches: MicroBatches, phase: str) -> PhaseTimes:
@@ -127,8 +168,14 @@ def _phase_times(problem: Problem, order: Sequence[int], batches: MicroBatches, 
                 layer[:, j, b] = both(device.options[option])
         overhead = device.overhead_ms[phase]
         fixed[:, j] = overhead, overhead * len(rest)
-    fixed[:, 0] += both(devices[0].embedding)
-    fixed[:, -1] += both(devices[-1].head)
+    pairs = list(itertools.product(devices[0].embedding.values(), devices[-1].head.values()))
+    ends = np.zeros((2, len(pairs), len(order)))
+    for k, (embedding, head) in enumerate(pairs):
+        ends[:, k, 0] += both(embedding)
+        ends[:, k, -1] += both(head)
+    least = ends.min(axis=1)
+    fixed += least
+    ends -= least[:, None, :]
     links = np.zeros((2, len(order) - 1))
     for j, (a, b) in enumerate(itertools.pairwise(order)):
         link = problem.links[a, b]
@@ -137,28 +184,33 @@ def _phase_times(problem: Problem, order: Sequence[int], batches: MicroBatches, 
     if not problem.overlapped_sends:
         fixed[:, :-1] += links
         links = np.zeros((2, 0))
-    return PhaseTimes(layer[0], layer[1], fixed[0], fixed[1], links[0], links[1])
+    return PhaseTimes(layer[0], layer[1], fixed[0], fixed[1], ends[0], ends[1], links[0], links[1])
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A complete decision: devices in stage order, micro-batches, and the option of every layer, stage by stage."""
+    """A complete decision: devices in stage order, micro-batches, the option of every layer, stage by stage, and of both ends.
+
+    ``ends`` is (embedding option, head option).
+    """
 
     order: tuple[int, ...]
     batches: MicroBatches
     stages: tuple[tuple[str, ...], ...]
+    ends: tuple[str, str]
 
     def counts(self, options: Sequence[str]) -> Counts:
         return np.array([[stage.count(option) for option in options] for stage in self.stages], dtype=np.int64)
 
     def omega_sum(self, problem: Problem) -> float:
-        """Σ omega over the layers."""
+        """Σ omega over the layers, and that of embedding and head."""
         chosen = [option for stage in self.stages for option in stage]
-        return float(sum(problem.omega[option][layer] for layer, option in enumerate(chosen)))
+        ends = sum(problem.end_omega[end][option] for end, option in zip(ENDS, self.ends, strict=True))
+        return float(sum(problem.omega[option][layer] for layer, option in enumerate(chosen)) + ends)
 
     def key(self) -> tuple[Any, ...]:
         """For breaking ties in a fixed way."""
-        return (len(self.order), self.order, self.batches, self.stages)
+        return (len(self.order), self.order, self.batches, self.stages, self.ends)
 
 
 # A budget may be exceeded by rounding only: sums of floats in different orders.
@@ -175,5 +227,5 @@ def within_budget(problem: Problem, omega_sum: float) -> bool:
 
 def objective_ms(problem: Problem, candidate: Candidate, assignment: Assignment) -> float:
     """The problem's objective for one batch: T_p + T_d (+ theta_ms · Σ omega)."""
-    time = candidate.makespan(assignment.counts(problem.options)).total_ms
+    time = candidate.makespan(assignment.counts(problem.options), candidate.end(assignment.ends)).total_ms
     return time + problem.theta_ms * assignment.omega_sum(problem)

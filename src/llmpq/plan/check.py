@@ -15,6 +15,7 @@ _RELATIVE = 1e-9
 # Solvers prove to relative tolerances of 1e-7; a gap this far above the one requested is still rounding.
 _PROOF = 1e-6
 _PHASES = ("prefill", "decode")
+_ENDS = ("embedding", "head")
 
 
 def check(problem: Json, plan: Json) -> list[str]:
@@ -49,18 +50,42 @@ def _decisions(problem: Json, plan: Json) -> Iterator[str]:
             yield f"stage {j} is on device '{name}', which the problem does not have"
         elif name in [other["device"] for other in stages[:j]]:
             yield f"stage {j} is on device '{name}', which already has an earlier stage"
+        else:
+            yield from _shared_devices(devices, stages, j)
         if stage["first_layer"] != following:
             yield f"stage {j} begins at layer {stage['first_layer']}, not at {following}: every layer once, in order"
         following = stage["first_layer"] + len(stage["options"])
         for layer, option in enumerate(stage["options"], stage["first_layer"]):
             if name in devices and option not in devices[name]["options"]:
                 yield f"layer {layer} has option '{option}', which device '{name}' does not offer"
-        if stage["has_embedding"] != (j == 0):
-            yield f"stage {j}: has_embedding is {stage['has_embedding']}; the embedding is on the first stage and nowhere else"
-        if stage["has_head"] != (j == len(stages) - 1):
-            yield f"stage {j}: has_head is {stage['has_head']}; the head is on the last stage and nowhere else"
+        for end, here in (("embedding", j == 0), ("head", j == len(stages) - 1)):
+            yield from _end_decision(devices.get(name), stage, j, end, here)
     if following != layers:
         yield f"the stages end at layer {following}, the model has {layers} layers"
+
+
+def _shared_devices(devices: Mapping[str, Json], stages: Sequence[Json], j: int) -> Iterator[str]:
+    """Stages whose devices are the same hardware, by their names or through the groups that they belong to."""
+
+    def hardware(name: str) -> set[str]:
+        return set(devices[name].get("uses", [name])) if name in devices else set()
+
+    name = stages[j]["device"]
+    for k, other in enumerate(stages[:j]):
+        both = hardware(name) & hardware(other["device"])
+        if both:
+            yield f"stage {j} on '{name}' and stage {k} on '{other['device']}' both use {', '.join(sorted(both))}"
+
+
+def _end_decision(device: Json | None, stage: Json, j: int, end: str, here: bool) -> Iterator[str]:
+    place = {"embedding": "first", "head": "last"}[end]
+    if stage[f"has_{end}"] != here:
+        yield f"stage {j}: has_{end} is {stage[f'has_{end}']}; the {end} is on the {place} stage and nowhere else"
+    option = stage[f"{end}_option"]
+    if (option is not None) != here:
+        yield f"stage {j}: {end}_option is {option}; the {place} stage has one, every other stage null"
+    elif here and device is not None and option not in device[end]:
+        yield f"stage {j}: {end}_option is '{option}', which device '{stage['device']}' does not offer"
 
 
 def _split(total: int, at_most: int) -> list[int]:
@@ -110,9 +135,8 @@ def _bytes(problem: Json, plan: Json) -> Iterator[str]:
         device, found = _device(problem, stage), stage["bytes"]
         expected = {
             "weights": sum(device["options"][option]["resident_bytes"] for option in stage["options"]),
-            "kv": problem["kv_bytes_per_layer"] * len(stage["options"]),
-            "embedding": device["embedding"]["resident_bytes"] if stage["has_embedding"] else 0,
-            "head": device["head"]["resident_bytes"] if stage["has_head"] else 0,
+            "kv": sum(_cache_bytes(problem, option) for option in stage["options"]),
+            **_end_bytes(problem, device, stage),
             "workspace": max(device["workspace_bytes"][phase][str(size)] for phase in _PHASES for size in sizes[phase]),
         }
         for kind, size in expected.items():
@@ -130,10 +154,26 @@ def _bytes(problem: Json, plan: Json) -> Iterator[str]:
             yield f"stage {j}: stored_bytes is {stage['stored_bytes']}, recomputed {stored}"
 
 
+def _cache_bytes(problem: Json, option: str) -> int:
+    """KV cache of one layer: "4/kv8" has an 8-bit cache, a name without "/kv" a 16-bit one."""
+    given, precision = problem["kv_bytes_per_layer"], option.partition("/kv")[2] or "16"
+    size: int = given[precision] if isinstance(given, Mapping) else {"16": given}[precision]
+    return size
+
+
+def _end_bytes(problem: Json, device: Json, stage: Json) -> dict[str, int]:
+    """Embedding and head, each where the stage has it; a tied table that both share on one stage at one option counts once."""
+    chosen = {end: stage[f"{end}_option"] for end in _ENDS}
+    found = {end: 0 if option is None else device[end][option]["resident_bytes"] for end, option in chosen.items()}
+    if problem.get("tied_embeddings", False) and chosen["embedding"] == chosen["head"]:
+        found["head"] = max(found["embedding"], found["head"]) - found["embedding"]
+    return found
+
+
 def _parts(device: Json, stage: Json) -> list[Json]:
     """What a stage computes: its layers at their options, the embedding on the first stage, the head on the last."""
-    parts = [device["options"][option] for option in stage["options"]]
-    return parts + [device["embedding"]] * stage["has_embedding"] + [device["head"]] * stage["has_head"]
+    ends = [device[end][stage[f"{end}_option"]] for end in _ENDS if stage[f"{end}_option"] is not None]
+    return [device["options"][option] for option in stage["options"]] + ends
 
 
 def _compute_ms(device: Json, stage: Json, phase: str, size: int) -> float:
@@ -204,7 +244,9 @@ def _prices(problem: Json, plan: Json) -> Iterator[str]:
 
 def _quality(problem: Json, plan: Json, total_ms: float) -> Iterator[str]:
     chosen = [option for stage in plan["stages"] for option in stage["options"]]
-    omega = math.fsum(problem["omega"][option][layer] for layer, option in enumerate(chosen))
+    ends = [(end, stage[f"{end}_option"]) for stage in plan["stages"] for end in _ENDS if stage[f"{end}_option"] is not None]
+    of_ends = [problem.get("end_omega", {}).get(end, {}).get(option, 0.0) for end, option in ends]
+    omega = math.fsum([*of_ends, *(problem["omega"][option][layer] for layer, option in enumerate(chosen))])
     if _differs(plan["omega_sum"], omega):
         yield f"omega_sum is {plan['omega_sum']}, recomputed {omega}"
     budget = problem["objective"].get("quality_budget")

@@ -1,11 +1,15 @@
-"""Why there is no plan: which device lacks how many bytes at the lowest options, or how much damage the quality budget forbids."""
+"""Why there is no plan: which device lacks how many bytes, how much damage the quality budget forbids, and the least that would help."""
+
+import dataclasses
+import math
 
 import numpy as np
 
+from llmpq.errors import InfeasibleError
 from llmpq.plan.candidate import Candidate, build
-from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import balanced
 from llmpq.plan.problem import Problem
+from llmpq.plan.relaxations import Relaxation, feasible, relaxations
 
 
 def readable(size: int) -> str:
@@ -13,19 +17,51 @@ def readable(size: int) -> str:
     return f"{size:,} bytes" + (f" ({size / 2**20:,.1f} MiB)" if size >= 2**20 else "")
 
 
-def explain_problem(problem: Problem, candidates: list[Candidate]) -> str:
-    """One message for a problem without any plan."""
-    missing = _missing_bytes(problem, candidates, None)
-    if missing:
-        return f"no plan fits in memory, even with every layer at its smallest option: {_sentence(missing)}"
-    tables = LeastOmega(problem, candidates)
-    omega = np.array([problem.omega[option] for option in problem.options])
-    least = min(tables.least(candidate) for candidate in candidates)
-    unlimited = float(omega.min(axis=0).sum())
-    return (
-        f"no plan keeps the quality budget: the least sum of omega that fits in memory is {least:.6g}, objective.quality_budget is "
-        f"{problem.quality_budget:.6g} (with unlimited memory the least is {unlimited:.6g}); raise the budget or the devices' memory"
-    )
+def infeasible_error(problem: Problem) -> InfeasibleError:
+    """The error for a problem without any plan: one message, and as ``details`` {"reason": memory | quality, "least_omega", "relaxations"}.
+
+    ``least_omega`` is the least Σ omega of a plan that fits in memory, null where none fits; ``relaxations`` as in ``plan.relaxations``.
+    """
+    found, unlimited = relaxations(problem), dataclasses.replace(problem, quality_budget=None)
+    fits = feasible(unlimited)
+    least = next((item["quality_budget"] for item in found if item["what"] == "quality_budget"), None)
+    if fits and least is not None:
+        message = (
+            f"no plan keeps the quality budget: the least sum of omega that fits in memory is {least:.6g}, objective.quality_budget is "
+            f"{problem.quality_budget:.6g}"
+        )
+    else:
+        message = "no plan fits in memory, even with every layer, embedding and head at its smallest option"
+    details = {"reason": "quality" if fits else "memory", "least_omega": least, "relaxations": found}
+    return InfeasibleError(f"{message}{_remedies(problem, found)}", details)
+
+
+def _remedies(problem: Problem, found: list[Relaxation]) -> str:
+    memory = [f"device '{item['device']}' lacks {readable(item['bytes'])}" for item in found if item["what"] == "memory"]
+    others = ", or ".join(_remedy(problem, item) for item in found if item["what"] != "memory")
+    if memory:
+        alone = "more memory on any one of them would do" if len(memory) > 1 else "with them there is a plan"
+        return f": {' or '.join(memory)} ({alone}{'; so would ' if others else ''}{others})"
+    if others:
+        return f"; what would do: {others}"
+    return "; more memory on one device alone would not help, nor a smaller batch: more or larger devices are needed"
+
+
+def _remedy(problem: Problem, item: Relaxation) -> str:
+    if item["what"] == "option":
+        part = "" if item["end"] is None else f" for the {item['end']}"
+        return f"offering option '{item['option']}'{part} on {', '.join(item['devices'])} too, as large as elsewhere"
+    if item["what"] == "slots":
+        return f"workload.slots {item['slots']} in place of {problem.slots}"
+    return f"objective.quality_budget {rounded_up(item['quality_budget'])}"
+
+
+def rounded_up(value: float) -> str:
+    """Six digits, never less than ``value``: a budget that can be typed."""
+    if value <= 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 5)
+    return f"{math.ceil(value / unit) * unit:.6g}"
 
 
 def explain_baseline(problem: Problem, strategy: str) -> str:
@@ -45,7 +81,7 @@ def explain_baseline(problem: Problem, strategy: str) -> str:
         if missing:
             return f"pipeedge: no single width fits on any cut; at the lowest ({', '.join(options)}) {_sentence(missing)}"
     else:
-        return f"{strategy}: {explain_problem(problem, candidates)}"
+        return f"{strategy}: {infeasible_error(problem)}"
     return f"{strategy}: no single width is offered by the devices it would need; the lowest is {', '.join(options)}"
 
 

@@ -12,16 +12,26 @@ _TIE = 1e-12
 
 
 @dataclass(frozen=True)
-class _Front:
+class Front:
     """Non-dominated (bytes, Σ omega) of one run of layers, bytes ascending and omega strictly descending; ``counts`` [P, B]."""
 
     bytes: Counts
     omega: Floats
     counts: npt.NDArray[np.int32]
 
+    @classmethod
+    def of_nothing(cls, options: int) -> "Front":
+        """No layers yet."""
+        return cls(np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros((1, options), dtype=np.int32))
+
+    def within(self, omega: float) -> "Front":
+        """The part of the front whose Σ omega is at most ``omega``."""
+        kept = self.omega <= omega
+        return Front(self.bytes[kept], self.omega[kept], self.counts[kept])
+
 
 class LeastOmega:
-    """Answers ``counts(candidate)`` for the candidates given; equal devices share their fronts."""
+    """Answers ``best(candidate)`` and ``least(candidate)`` for the candidates given; equal devices share their fronts."""
 
     def __init__(self, problem: Problem, candidates: list[Candidate]) -> None:
         self.problem = problem
@@ -31,24 +41,42 @@ class LeastOmega:
         for candidate in candidates:
             for device, capacity in zip(candidate.order, candidate.capacity.tolist(), strict=True):
                 self.room[self.kind[device]] = max(self.room.get(self.kind[device], 0), capacity)
-        self.fronts: dict[int, dict[tuple[int, int], _Front]] = {}
+        self.fronts: dict[int, dict[tuple[int, int], Front]] = {}
         self.tables: dict[tuple[int, int], tuple[Floats, Counts]] = {}
 
-    def counts(self, candidate: Candidate) -> Counts | None:
-        """Layers per stage and option [N, B] with the least Σ omega; None where even the lowest options do not fit."""
-        tables, best = self._shortest(candidate)
-        if not np.isfinite(best[0, 0]):
+    def best(self, candidate: Candidate) -> tuple[Counts, int] | None:
+        """Layers per stage and option [N, B] and the number of the ends with the least Σ omega; None where even the lowest do not fit.
+
+        Of several with the least Σ omega the one with the fastest slowest decode stage.
+        """
+        least = self.least(candidate)
+        if not np.isfinite(least):
             return None
-        cut = self._fastest_tied(candidate, tables, best)
-        return np.array([table[1][a, b] for table, (a, b) in zip(tables, cut, strict=True)], dtype=np.int64)
+        found = []
+        for end, omega in enumerate(candidate.end_omega.tolist()):
+            tables, best = self._shortest(candidate, end)
+            if best[0, 0] + omega <= least + _TIE * max(1.0, least):
+                slowest, cut = self._fastest_tied(candidate, end, tables, best)
+                found.append((slowest, end, [table[1][a, b] for table, (a, b) in zip(tables, cut, strict=True)]))
+        _, end, rows = min(found, key=lambda item: item[:2])
+        return np.array(rows, dtype=np.int64), end
 
     def least(self, candidate: Candidate) -> float:
-        """The least Σ omega; inf where even the lowest options do not fit."""
-        return float(self._shortest(candidate)[1][0, 0])
+        """The least Σ omega, the ends' included; inf where even the lowest options do not fit."""
+        return min(float(self._shortest(candidate, end)[1][0, 0]) + omega for end, omega in enumerate(candidate.end_omega.tolist()))
 
-    def _shortest(self, candidate: Candidate) -> tuple[list[tuple[Floats, Counts]], Floats]:
+    def prefixes(self, candidate: Candidate, end: int) -> tuple[Floats, Floats]:
+        """Least Σ omega [N+1, L+1], without the ends': of layers before i on the stages before j, and of layers i.. on stages j.. ."""
+        tables, after = self._shortest(candidate, end)
+        before = np.full_like(after, np.inf)
+        before[0, 0] = 0.0
+        for j, (omega, _) in enumerate(tables):
+            before[j + 1] = (before[j][:, None] + omega).min(axis=0)
+        return before, after
+
+    def _shortest(self, candidate: Candidate, end: int) -> tuple[list[tuple[Floats, Counts]], Floats]:
         layers, stages = self.problem.layers, candidate.stages
-        tables = [self._table(candidate, j) for j in range(stages)]
+        tables = [self._table(candidate, j, end) for j in range(stages)]
         # best[j][i]: least Σ omega of layers i.. on stages j.. ; stage j takes layers i..k-1
         best = np.full((stages + 1, layers + 1), np.inf)
         best[stages, layers] = 0.0
@@ -56,8 +84,13 @@ class LeastOmega:
             best[j] = (tables[j][0] + best[j + 1][None, :]).min(axis=1)
         return tables, best
 
-    def _fastest_tied(self, candidate: Candidate, tables: list[tuple[Floats, Counts]], best: Floats) -> list[tuple[int, int]]:
-        """Among the cuts with the least Σ omega, the one whose slowest decode stage is fastest (min-max path over the tied arcs)."""
+    def _fastest_tied(
+        self, candidate: Candidate, end: int, tables: list[tuple[Floats, Counts]], best: Floats
+    ) -> tuple[float, list[tuple[int, int]]]:
+        """Among the cuts with the least Σ omega, the one whose slowest decode stage is fastest (min-max path over the tied arcs).
+
+        Returns that stage's time in ms and, per stage, its range of layers.
+        """
         layers, stages, times = self.problem.layers, candidate.stages, candidate.times["decode"]
         slowest = np.full((stages + 1, layers + 1), np.inf)
         slowest[stages, layers] = 0.0
@@ -67,7 +100,7 @@ class LeastOmega:
             total = omega + best[j + 1][None, :]
             with np.errstate(invalid="ignore"):
                 tied = np.isfinite(total) & (total <= best[j][:, None] + _TIE * np.maximum(1.0, best[j][:, None]))
-            stage_ms = times.fixed_largest[j] + counts @ times.layer_largest[j]
+            stage_ms = times.fixed_largest[j] + times.end_largest[end, j] + counts @ times.layer_largest[j]
             worst = np.where(tied, np.maximum(stage_ms, slowest[j + 1][None, :]), np.inf)
             follow[j] = worst.argmin(axis=1)
             slowest[j] = worst.min(axis=1)
@@ -75,11 +108,11 @@ class LeastOmega:
         for j in range(stages):
             cut.append((first, int(follow[j, first])))
             first = cut[-1][1]
-        return cut
+        return float(slowest[0, 0]), cut
 
-    def _table(self, candidate: Candidate, j: int) -> tuple[Floats, Counts]:
+    def _table(self, candidate: Candidate, j: int, end: int) -> tuple[Floats, Counts]:
         """(Σ omega [L+1, L+1], counts [L+1, L+1, B]) of layers a..b-1 on stage j within its capacity; inf where they do not fit."""
-        kind, capacity = self.kind[candidate.order[j]], int(candidate.capacity[j])
+        kind, capacity = self.kind[candidate.order[j]], int(candidate.capacity[j] - candidate.end_bytes[end, j])
         key = (kind, capacity)
         if key not in self.tables:
             layers, options = self.omega.shape
@@ -91,16 +124,16 @@ class LeastOmega:
             self.tables[key] = omega, counts
         return self.tables[key]
 
-    def _fronts(self, candidate: Candidate, j: int) -> dict[tuple[int, int], _Front]:
+    def _fronts(self, candidate: Candidate, j: int) -> dict[tuple[int, int], Front]:
         kind = self.kind[candidate.order[j]]
         if kind not in self.fronts:
             offered = np.flatnonzero(candidate.available[j])
             sizes, room = candidate.layer_bytes[j][offered], self.room[kind]
             found = {}
             for first in range(len(self.omega)):
-                front = _Front(np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros((1, self.omega.shape[1]), dtype=np.int32))
+                front = Front.of_nothing(self.omega.shape[1])
                 for layer in range(first, len(self.omega)):
-                    front = _extend(front, offered, sizes, self.omega[layer][offered], room)
+                    front = extend_front(front, offered, sizes, self.omega[layer][offered], room)
                     if not len(front.bytes):
                         break
                     found[first, layer + 1] = front
@@ -117,7 +150,7 @@ def _kind(device: Device, devices: tuple[Device, ...]) -> int:
     return next(index for index, other in enumerate(devices) if bytes_of(other) == bytes_of(device))
 
 
-def _extend(front: _Front, offered: npt.NDArray[np.intp], sizes: Counts, omega: Floats, room: int) -> _Front:
+def extend_front(front: Front, offered: npt.NDArray[np.intp], sizes: Counts, omega: Floats, room: int) -> Front:
     """Add one layer under each option and keep what is not dominated and fits in ``room``."""
     total_bytes = (front.bytes[:, None] + sizes[None, :]).reshape(-1)
     total_omega = (front.omega[:, None] + omega[None, :]).reshape(-1)
@@ -128,4 +161,4 @@ def _extend(front: _Front, offered: npt.NDArray[np.intp], sizes: Counts, omega: 
     order = order[np.r_[True, values[1:] < lowest[:-1]]] if len(order) else order
     counts = front.counts[order // len(offered)].copy()
     counts[np.arange(len(order)), offered[order % len(offered)]] += 1
-    return _Front(total_bytes[order], total_omega[order], counts)
+    return Front(total_bytes[order], total_omega[order], counts)

@@ -5,7 +5,8 @@ Layers differ in their sensitivity only, so a stage's time and memory depend on 
 - ``c[i, j]`` binary: layer i lies on stage j or an earlier one (j < N-1); monotone in i and in j, which is contiguity;
 - ``n[j, b]`` integer: layers of stage j at option b; times and memory are written on n alone;
 - ``z[i, j, b]`` in [0, 1]: layer i on stage j at option b; the sensitivity is priced on z. With c and n fixed, z is a transportation
-  problem per stage, so it need not be declared binary: ``assign`` makes it integral at the end without loss.
+  problem per stage, so it need not be declared binary: ``assign`` makes it integral at the end without loss;
+- ``end[k]`` binary: embedding (first stage) and head (last stage) take the k-th pair of end options; absent where there is one pair only.
 
 Times are ms, memory is in fractions of a stage's capacity (for the solver's sake). This file is the definition; ``check`` judges plans
 from the mathematics without it.
@@ -36,6 +37,8 @@ def declare(problem: Problem, candidate: Candidate) -> Model:
     m.c = pyo.Var(m.layers, m.cuts, domain=pyo.Binary)
     m.n = pyo.Var(m.offers, domain=pyo.NonNegativeIntegers, bounds=(0, layers - stages + 1))
     m.z = pyo.Var(m.places, bounds=(0, 1))
+    m.ends = pyo.RangeSet(0, len(candidate.ends) - 1)
+    m.end = pyo.Var(m.ends if len(candidate.ends) > 1 else [], domain=pyo.Binary)
     m.prefill_rest = pyo.Var(domain=pyo.NonNegativeReals)
     m.decode_rest = pyo.Var(domain=pyo.NonNegativeReals)
     m.round = pyo.Var(domain=pyo.NonNegativeReals)
@@ -59,8 +62,18 @@ def placed(m: Model, i: int, j: int) -> Any:
 def stage_ms(m: Model, phase: str, j: int, part: str) -> Any:
     """Time of stage j in ``phase`` for the ``largest`` micro-batch or the ``rest`` of them."""
     times = m.candidate.value.times[phase]
-    layer, fixed = (times.layer_largest, times.fixed_largest) if part == "largest" else (times.layer_rest, times.fixed_rest)
-    return float(fixed[j]) + sum(float(layer[k, b]) * m.n[k, b] for k, b in m.offers if k == j)
+    if part == "largest":
+        layer, fixed, ends = times.layer_largest, times.fixed_largest, times.end_largest
+    else:
+        layer, fixed, ends = times.layer_rest, times.fixed_rest, times.end_rest
+    return float(fixed[j]) + sum(float(layer[k, b]) * m.n[k, b] for k, b in m.offers if k == j) + of_ends(m, ends[:, j])
+
+
+def of_ends(m: Model, values: Any) -> Any:
+    """Σ values[k] · end[k]: what the chosen pair of end options adds. With one pair only that is ``values[0]``."""
+    if len(m.end) == 0:
+        return float(values[0])
+    return sum(float(values[k]) * m.end[k] for k in m.ends if values[k])
 
 
 def links_ms(m: Model, phase: str, part: str) -> list[float]:
@@ -72,7 +85,7 @@ def links_ms(m: Model, phase: str, part: str) -> list[float]:
 def omega_sum(m: Model) -> Any:
     problem = m.problem.value
     rows = [problem.omega[option] for option in problem.options]
-    return sum(rows[b][i] * m.z[i, j, b] for i, j, b in m.places if rows[b][i])
+    return sum(rows[b][i] * m.z[i, j, b] for i, j, b in m.places if rows[b][i]) + of_ends(m, m.candidate.value.end_omega)
 
 
 def pass_ms(m: Model, phase: str) -> Any:
@@ -134,14 +147,19 @@ def option_count(m: Model) -> None:
     )
 
 
+def one_end(m: Model) -> None:
+    """Embedding and head take one pair of end options."""
+    m.one_end = pyo.Constraint(expr=sum(m.end[k] for k in m.end) == 1) if len(m.end) else pyo.Constraint(rule=pyo.Constraint.Skip)
+
+
 def memory(m: Model) -> None:
-    """Weights and KV cache of a stage's layers fit in what its embedding, head and workspace leave."""
+    """Weights and KV cache of a stage's layers, and what its ends take beyond the smallest, fit in what those and workspace leave."""
     candidate = m.candidate.value
 
     def rule(m: Model, j: int) -> Any:
-        capacity = int(candidate.capacity[j])
-        used = sum(int(candidate.layer_bytes[k, b]) / capacity * m.n[k, b] for k, b in m.offers if k == j)
-        return row(used <= 1.0 - m.shrink)
+        capacity, scale = int(candidate.capacity[j]), int(candidate.scale[j])
+        used = sum(int(candidate.layer_bytes[k, b]) / scale * m.n[k, b] for k, b in m.offers if k == j)
+        return row(used + of_ends(m, candidate.end_bytes[:, j] / scale) <= capacity / scale - m.shrink)
 
     m.memory = pyo.Constraint(m.stages, rule=rule)
 
@@ -199,6 +217,7 @@ CONSTRAINTS: tuple[Callable[[Model], None], ...] = (
     stage_not_empty,
     one_option,
     option_count,
+    one_end,
     memory,
     prefill_stage,
     prefill_link,

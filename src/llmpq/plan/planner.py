@@ -8,7 +8,7 @@ from typing import Any
 from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
 from llmpq.plan.baselines import BASELINES, least_damage
 from llmpq.plan.candidate import Assignment, build, objective_ms, within_budget
-from llmpq.plan.infeasible import explain_baseline, explain_problem
+from llmpq.plan.infeasible import explain_baseline, infeasible_error
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
@@ -87,7 +87,7 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
     if found.best is None:
         if math.isfinite(found.bound_ms):
             raise LlmpqError(f"no plan found within {time_limit} s, and none ruled out: give the planner more time")
-        raise InfeasibleError(explain_problem(problem, candidates))
+        raise infeasible_error(problem)
     best = found.best if problem.quality_budget is None else polish(problem, found.best)
     body = plan_body(problem, best, "llmpq")
     body["certificate"] = _certificate(found, body["objective_ms"], solver, version, gap, seed, time.monotonic() - started)
@@ -107,7 +107,7 @@ def _certificate(found: SearchResult, objective: float, solver: str, version: st
         "status": "optimal" if proven <= gap + PROOF_TOLERANCE else "feasible",
         "gap_requested": gap,
         "seconds": seconds,
-        "candidates": {"enumerated": found.enumerated, "pruned": found.pruned, "solved": found.solved},
+        "candidates": {"enumerated": found.enumerated, "pruned": found.pruned, "solved": found.solved, "failed": found.failed},
         "seed": seed,
     }
 

@@ -1,18 +1,15 @@
 """The planning problem: a checked, typed view of problem.json (docs/artifacts.md)."""
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmpq import artifacts
-from llmpq.errors import ArtifactError
-from llmpq.plan.microbatch import MicroBatches, balanced, candidates, needed_sizes
+from llmpq.plan.microbatch import MicroBatches, balanced
+from llmpq.plan.options import kv_precision
+from llmpq.plan.problem_check import ENDS, PHASES, ProblemChecker, cache_bytes, weight_bits
 
-__all__ = ["PHASES", "Device", "Link", "Part", "Problem", "balanced"]
-
-PHASES = ("prefill", "decode")
+__all__ = ["ENDS", "PHASES", "Device", "Link", "Part", "Problem", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +23,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Device:
+    """A place for one stage: a device, or a tensor-parallel group of several; ``uses`` are the physical devices behind it.
+
+    ``embedding`` and ``head`` hold one part per end option that the device offers.
+    """
+
     name: str
     type: str
+    uses: frozenset[str]
     memory_bytes: int
     options: Mapping[str, Part]
-    embedding: Part
-    head: Part
+    embedding: Mapping[str, Part]
+    head: Mapping[str, Part]
     workspace_bytes: Mapping[str, Mapping[int, int]]
     overhead_ms: Mapping[str, float]
 
@@ -49,7 +52,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem that passed every check: see ``from_document``."""
+    """A problem that passed every check: see ``from_document``.
+
+    ``kv_bytes`` is the KV cache of one layer by option; ``end_omega`` the sensitivity by end ("embedding", "head") and end option;
+    ``links`` are by indices into ``devices``, and may lack pairs that cannot be in one order.
+    """
 
     document: Mapping[str, Any]
     name: str
@@ -61,7 +68,11 @@ class Problem:
     overlapped_sends: bool
     options: tuple[str, ...]
     bits: Mapping[str, int]
-    kv_bytes_per_layer: int
+    kv_bytes: Mapping[str, int]
+    end_options: tuple[str, ...]
+    end_omega: Mapping[str, Mapping[str, float]]
+    end_bits: Mapping[str, int]
+    tied_embeddings: bool
     activation_bytes_per_token: int
     token_bytes: int
     devices: tuple[Device, ...]
@@ -76,11 +87,11 @@ class Problem:
         """Check ``document`` (a problem.json, with or without its schema header) and give the typed view.
 
         Raises ArtifactError with one message that names the key: wrong types, NaN, missing layers or micro-batch sizes, unknown
-        or duplicate devices, missing links.
+        or duplicate devices, missing links, options without sensitivity or cache bytes.
         """
         document = {"schema": "llmpq.problem", "version": 1, **document}
         artifacts.check(document, "problem", path)
-        checker = _Checker(document, path)
+        checker = ProblemChecker(document, path)
         checker.run()
         objective, workload = document["objective"], document["workload"]
         names = {entry["name"]: index for index, entry in enumerate(document["devices"])}
@@ -95,8 +106,12 @@ class Problem:
             new_tokens=int(workload["new_tokens"]),
             overlapped_sends=document["overlapped_sends"],
             options=tuple(document["options"]),
-            bits=_bits(document),
-            kv_bytes_per_layer=int(document["kv_bytes_per_layer"]),
+            bits=weight_bits(document["options"], document.get("bits", {})),
+            kv_bytes={option: cache_bytes(document)[kv_precision(option)] for option in document["options"]},
+            end_options=tuple(document["end_options"]),
+            end_omega=_end_omega(document),
+            end_bits=weight_bits(document["end_options"], document.get("bits", {})),
+            tied_embeddings=document.get("tied_embeddings", False),
             activation_bytes_per_token=int(document["activation_bytes_per_token"]),
             token_bytes=int(document["token_bytes"]),
             devices=tuple(_device(entry) for entry in document["devices"]),
@@ -114,6 +129,10 @@ class Problem:
         """Bytes of one message from stage to stage for a micro-batch of ``size`` requests."""
         return size * self.activation_bytes_per_token * (self.prompt_tokens if phase == "prefill" else 1)
 
+    def excludes(self, a: int, b: int) -> bool:
+        """Whether entries ``a`` and ``b`` of ``devices`` need the same physical device, so that no order may hold both."""
+        return not self.devices[a].uses.isdisjoint(self.devices[b].uses)
+
     @property
     def batches(self) -> int:
         """How many times a batch of ``slots`` requests runs, one after the other."""
@@ -130,112 +149,16 @@ def _device(entry: Mapping[str, Any]) -> Device:
     return Device(
         name=entry["name"],
         type=entry.get("type", entry["name"]),
+        uses=frozenset(entry.get("uses", [entry["name"]])),
         memory_bytes=int(entry["memory_bytes"]),
         options={name: _part(part) for name, part in entry["options"].items()},
-        embedding=_part(entry["embedding"]),
-        head=_part(entry["head"]),
+        embedding={name: _part(part) for name, part in entry["embedding"].items()},
+        head={name: _part(part) for name, part in entry["head"].items()},
         workspace_bytes={phase: {int(k): int(v) for k, v in entry["workspace_bytes"][phase].items()} for phase in PHASES},
         overhead_ms={phase: float(overhead.get(phase, 0.0)) for phase in PHASES},
     )
 
 
-def _bits(document: Mapping[str, Any]) -> dict[str, int]:
-    given = document.get("bits", {})
-    found = {}
-    for option in document["options"]:
-        digits = re.search(r"\d+", option)
-        found[option] = int(given[option]) if option in given else int(digits.group()) if digits else 0
-    return found
-
-
-class _Checker:
-    """What JSON Schema cannot say: that the parts of a problem fit together."""
-
-    def __init__(self, document: Mapping[str, Any], path: str) -> None:
-        self.document = document
-        self.path = path
-        self.micro_batches: list[MicroBatches] = []
-
-    def fail(self, key: str, message: str) -> None:
-        raise ArtifactError(f"{self.path}: key '{key}': {message}")
-
-    def run(self) -> None:
-        self.check_workload()
-        self.check_options()
-        self.check_micro_batches()
-        self.check_links()
-        for index in range(len(self.document["devices"])):
-            self.check_device(index)
-
-    def check_workload(self) -> None:
-        workload = self.document["workload"]
-        if workload["requests"] % workload["slots"]:
-            message = (
-                f"{workload['requests']} is not a multiple of workload.slots ({workload['slots']}); the barrier schedule runs full batches"
-            )
-            self.fail("workload.requests", message)
-
-    def check_options(self) -> None:
-        layers, omega = self.document["model"]["layers"], self.document["omega"]
-        for option in self.document["options"]:
-            if option not in omega:
-                self.fail(f"omega.{option}", f"missing; expected {layers} numbers, one per layer")
-        for option, row in omega.items():
-            if len(row) != layers:
-                self.fail(f"omega.{option}", f"has {len(row)} numbers, expected {layers}, one per layer")
-        for option in self.document.get("bits", {}):
-            if option not in self.document["options"]:
-                self.fail(f"bits.{option}", f"unknown option; options are {', '.join(self.document['options'])}")
-        for option, bits in _bits(self.document).items():
-            if bits == 0:
-                self.fail("bits", f"option '{option}' has no number in its name: give its weight bits here")
-
-    def check_micro_batches(self) -> None:
-        slots, listed = self.document["workload"]["slots"], self.document.get("micro_batches", {})
-        for phase in PHASES:
-            for size in listed.get(phase) or ():
-                if size > slots:
-                    self.fail(f"micro_batches.{phase}", f"{size} is more than workload.slots ({slots})")
-        self.micro_batches = candidates(slots, listed.get("prefill"), listed.get("decode"))
-        if not self.micro_batches:
-            self.fail("micro_batches", "no prefill size is as small as a decode size; a prefill chunk is a part of a decode micro-batch")
-
-    def check_links(self) -> None:
-        names = [device["name"] for device in self.document["devices"]]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                self.fail(f"devices[{index}].name", f"'{name}' is already the name of device {names.index(name)}")
-        seen = set()
-        for index, link in enumerate(self.document["links"]):
-            for end in ("from", "to"):
-                if link[end] not in names:
-                    self.fail(f"links[{index}].{end}", f"unknown device '{link[end]}'; devices are {', '.join(names)}")
-            pair = (link["from"], link["to"])
-            if pair in seen or pair[0] == pair[1]:
-                self.fail(f"links[{index}]", f"{'repeats' if pair in seen else 'is'} the pair {pair[0]} → {pair[1]}")
-            seen.add(pair)
-        for a in names:
-            for b in names:
-                if a != b and (a, b) not in seen:
-                    self.fail("links", f"no link {a} → {b}; every ordered pair of devices needs one")
-
-    def check_device(self, index: int) -> None:
-        device, where = self.document["devices"][index], f"devices[{index}]"
-        for option in device["options"]:
-            if option not in self.document["options"]:
-                self.fail(f"{where}.options.{option}", f"unknown option; options are {', '.join(self.document['options'])}")
-        needed = needed_sizes(self.micro_batches)
-        tables = [(f"{where}.options.{name}", part) for name, part in device["options"].items()]
-        tables += [(f"{where}.{end}", device[end]) for end in ("embedding", "head")]
-        for phase in PHASES:
-            for key, part in tables:
-                self.check_sizes(f"{key}.{phase}_ms", part[f"{phase}_ms"], needed[phase])
-            self.check_sizes(f"{where}.workspace_bytes.{phase}", device["workspace_bytes"][phase], needed[phase])
-
-    def check_sizes(self, key: str, table: Mapping[str, float], needed: list[int]) -> None:
-        missing = [size for size in needed if str(size) not in table]
-        if missing:
-            sizes = ", ".join(map(str, missing))
-            self.fail(key, f"no entry for micro-batch size {sizes}; add it, or list the sizes to try under micro_batches")
-        if any(not math.isfinite(value) for value in table.values()):
-            self.fail(key, "holds a number that is not finite")
+def _end_omega(document: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    given = document.get("end_omega", {})
+    return {end: {option: float(given.get(end, {}).get(option, 0.0)) for option in document["end_options"]} for end in ENDS}

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from llmpq import artifacts
-from llmpq.plan.candidate import Assignment, Candidate, build, within_budget
-from llmpq.plan.problem import PHASES, Problem
+from llmpq.plan.candidate import Assignment, Candidate, build, kept_head_bytes, within_budget
+from llmpq.plan.problem import ENDS, PHASES, Problem
 
 # Times this close (relative) to the slowest resource's bind too.
 _BINDING = 1e-9
@@ -15,7 +15,7 @@ _BINDING = 1e-9
 def plan_body(problem: Problem, assignment: Assignment, strategy: str) -> dict[str, Any]:
     """Everything of plan.json but the certificate; predictions are for all requests, the objective for one batch."""
     candidate = build(problem, assignment.order, assignment.batches)
-    times = candidate.makespan(assignment.counts(problem.options))
+    times = candidate.makespan(assignment.counts(problem.options), candidate.end(assignment.ends))
     omega = assignment.omega_sum(problem)
     runs, batches = problem.batches, assignment.batches
     total_s = times.total_ms * runs / 1000
@@ -50,12 +50,15 @@ def _stage(problem: Problem, candidate: Candidate, assignment: Assignment, j: in
     device, options = problem.devices[assignment.order[j]], assignment.stages[j]
     first, last = j == 0, j == candidate.stages - 1
     parts = [device.options[option] for option in options]
-    ends = [device.embedding] * first + [device.head] * last
+    embedding = device.embedding[assignment.ends[0]] if first else None
+    head = device.head[assignment.ends[1]] if last else None
+    ends = [part for part in (embedding, head) if part is not None]
+    embedding_bytes, head_bytes = (0 if part is None else part.resident_bytes for part in (embedding, head))
     kinds = {
         "weights": sum(part.resident_bytes for part in parts),
-        "kv": problem.kv_bytes_per_layer * len(options),
-        "embedding": device.embedding.resident_bytes if first else 0,
-        "head": device.head.resident_bytes if last else 0,
+        "kv": sum(problem.kv_bytes[option] for option in options),
+        "embedding": embedding_bytes,
+        "head": kept_head_bytes(problem, candidate.stages, assignment.ends, embedding_bytes, head_bytes),
         "workspace": int(candidate.workspace_bytes[j]),
     }
 
@@ -69,6 +72,8 @@ def _stage(problem: Problem, candidate: Candidate, assignment: Assignment, j: in
         "options": list(options),
         "has_embedding": first,
         "has_head": last,
+        "embedding_option": assignment.ends[0] if first else None,
+        "head_option": assignment.ends[1] if last else None,
         "bytes": {**kinds, "total": sum(kinds.values()), "budget": device.memory_bytes},
         "stored_bytes": sum(part.stored_bytes for part in parts + ends),
         "prefill_ms": compute_ms("prefill"),
@@ -77,43 +82,57 @@ def _stage(problem: Problem, candidate: Candidate, assignment: Assignment, j: in
 
 
 def _binding(problem: Problem, candidate: Candidate, assignment: Assignment) -> list[dict[str, Any]]:
-    counts = assignment.counts(problem.options)
+    counts, end = assignment.counts(problem.options), candidate.end(assignment.ends)
     return [
         *_binding_memory(problem, candidate, assignment),
-        *_binding_times(candidate, counts),
+        *_binding_times(candidate, counts, end),
         *_binding_quality(problem, assignment),
     ]
 
 
 def _binding_memory(problem: Problem, candidate: Candidate, assignment: Assignment) -> list[dict[str, Any]]:
-    """A stage's memory binds when no layer of it could take an option of less damage in the bytes left."""
-    slack = candidate.capacity - candidate.used_bytes(assignment.counts(problem.options))
+    """A stage's memory binds when no layer of it, nor its embedding or head, could take an option of less damage in the bytes left."""
+    used = candidate.used_bytes(assignment.counts(problem.options)) + candidate.end_bytes[candidate.end(assignment.ends)]
+    slack = candidate.capacity - used
     found = []
     layer = 0
     for j, options in enumerate(assignment.stages):
         device = problem.devices[assignment.order[j]]
-        steps = []
+        row = {name: int(size) for name, size in zip(problem.options, candidate.layer_bytes[j].tolist(), strict=True)}
+        steps = _end_steps(problem, candidate, assignment, j)
         for option in options:
             better = [name for name in device.options if problem.omega[name][layer] < problem.omega[option][layer]]
-            steps += [device.options[name].resident_bytes - device.options[option].resident_bytes for name in better]
+            steps += [row[name] - row[option] for name in better]
             layer += 1
         if steps and min(steps) > slack[j]:
             found.append({"stage": j, "what": "memory", "slack": int(slack[j])})
     return found
 
 
-def _binding_times(candidate: Candidate, counts: np.ndarray) -> list[dict[str, Any]]:
+def _end_steps(problem: Problem, candidate: Candidate, assignment: Assignment, j: int) -> list[int]:
+    """Bytes that stage j would need more for each pair of end options that is better for one end and leaves the other as it is."""
+    now = candidate.end(assignment.ends)
+    bytes_now, last = int(candidate.end_bytes[now, j]), candidate.stages - 1
+    steps = []
+    for k, pair in enumerate(candidate.ends):
+        changed = [end for end in (0, 1) if pair[end] != assignment.ends[end]]
+        if len(changed) == 1 and j == (0, last)[changed[0]] and candidate.end_omega[k] < candidate.end_omega[now]:
+            steps.append(int(candidate.end_bytes[k, j]) - bytes_now)
+    return steps
+
+
+def _binding_times(candidate: Candidate, counts: np.ndarray, end: int) -> list[dict[str, Any]]:
     """The slowest stage or link of each phase, and the round trip where it sets the decode rounds' period."""
     found: list[dict[str, Any]] = []
     for phase in PHASES:
         times = candidate.times[phase]
-        stages = times.fixed_largest + times.fixed_rest + ((times.layer_largest + times.layer_rest) * counts).sum(axis=1)
+        fixed_largest = times.fixed_largest + times.end_largest[end]
+        stages = fixed_largest + times.fixed_rest + times.end_rest[end] + ((times.layer_largest + times.layer_rest) * counts).sum(axis=1)
         links = times.link_largest + times.link_rest
         slowest = float(max(stages.max(), links.max(initial=0.0)))
         if phase == "decode":
             trip = (
-                float((times.fixed_largest + (times.layer_largest * counts).sum(axis=1)).sum() + times.link_largest.sum())
-                + candidate.return_ms
+                float((fixed_largest + (times.layer_largest * counts).sum(axis=1)).sum() + times.link_largest.sum()) + candidate.return_ms
             )
             if trip > slowest * (1 + _BINDING) and candidate.new_tokens > 2:
                 found.append({"stage": None, "what": "round_trip", "slack": 0.0})
@@ -124,7 +143,7 @@ def _binding_times(candidate: Candidate, counts: np.ndarray) -> list[dict[str, A
 
 
 def _binding_quality(problem: Problem, assignment: Assignment) -> list[dict[str, Any]]:
-    """The quality budget binds when no layer could take any option of more damage that its device offers."""
+    """The quality budget binds when no layer, embedding or head could take any option of more damage that its device offers."""
     if problem.quality_budget is None:
         return []
     slack = problem.quality_budget - assignment.omega_sum(problem)
@@ -135,4 +154,8 @@ def _binding_quality(problem: Problem, assignment: Assignment) -> list[dict[str,
             others = (problem.omega[name][layer] - here for name in problem.devices[assignment.order[j]].options)
             steps += [step for step in others if step > 0]
             layer += 1
+    device_of = {"embedding": problem.devices[assignment.order[0]].embedding, "head": problem.devices[assignment.order[-1]].head}
+    for end, option in zip(ENDS, assignment.ends, strict=True):
+        rises = (problem.end_omega[end][name] - problem.end_omega[end][option] for name in device_of[end])
+        steps += [rise for rise in rises if rise > 0]
     return [{"stage": None, "what": "quality", "slack": max(slack, 0.0)}] if steps and min(steps) > slack else []

@@ -13,7 +13,7 @@ from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.milp import build_model
 from llmpq.plan.orders import device_orders
 from llmpq.plan.problem import Problem
-from llmpq.plan.solve import solve
+from llmpq.plan.solve import SolverError, solve
 
 # Bounds come from sums of doubles: a bound must be better than the incumbent by more than rounding to prune at gap 0.
 ROUNDING = 1e-9
@@ -28,7 +28,10 @@ _CHEAP, _REFRESHED, _RELAXED = range(3)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """``bound_ms`` holds for every plan of every candidate; it is inf where the search proves that there is none."""
+    """``bound_ms`` holds for every plan of every candidate; it is inf where the search proves that there is none.
+
+    ``failed`` of the ``solved`` programs ended in an error of the solver; their bounds are those of their relaxations.
+    """
 
     best: Assignment | None
     objective_ms: float
@@ -36,6 +39,7 @@ class SearchResult:
     enumerated: int
     pruned: int
     solved: int
+    failed: int
 
 
 class _Search:
@@ -44,11 +48,12 @@ class _Search:
         self.relaxation = Relaxation(problem)
         self.best: Assignment | None = None
         self.objective = math.inf
+        self.failed = 0
         self.pool: dict[int | tuple[int, ...], list[Multipliers]] = {}
 
     def offer(self, candidate: Candidate, assignment: Assignment) -> None:
         """Take ``assignment`` as the incumbent if it is feasible and better, or as good and earlier in a fixed order."""
-        if not candidate.fits(assignment.counts(self.problem.options)) or not within_budget(
+        if not candidate.fits(assignment.counts(self.problem.options), candidate.end(assignment.ends)) or not within_budget(
             self.problem, assignment.omega_sum(self.problem)
         ):
             return
@@ -63,7 +68,7 @@ class _Search:
 
     def cheap_bound(self, candidate: Candidate) -> float:
         """A bound from multipliers already known: those of other candidates of the same order and of as many stages."""
-        if not (candidate.capacity > 0).all():
+        if (candidate.capacity < 0).any():
             return math.inf
         value = self.relaxation.evaluate(candidate, self.relaxation.trivial(candidate))
         for key in (candidate.order, candidate.stages):
@@ -92,14 +97,21 @@ class _Search:
             limit = None if cutoff is None else cutoff + CUTOFF_SLACK * abs(cutoff)
             model = build_model(self.problem, candidate, cutoff_ms=limit, shrink=shrink)
             remaining = self.deadline - time.monotonic()
-            solution = solve(model, self.solver, time_limit_s=remaining, gap=self.gap, seed=self.seed)
+            try:
+                solution = solve(model, self.solver, time_limit_s=remaining, gap=self.gap, seed=self.seed)
+            except SolverError:
+                if self.best is None:
+                    raise
+                self.failed += 1
+                return -math.inf  # nothing is proven here: the candidate keeps the bound that it came with
             if shrink == 0.0:
                 bound = solution.bound if solution.status != "infeasible" else (math.inf if cutoff is None else cutoff)
             if solution.counts is None:
                 break
-            assignment = Assignment(candidate.order, candidate.batches, assign(self.problem, solution.counts))
+            stages, ends = assign(self.problem, solution.counts), candidate.ends[solution.end]
+            assignment = Assignment(candidate.order, candidate.batches, stages, ends)
             self.offer(candidate, assignment)
-            if candidate.fits(solution.counts) and within_budget(self.problem, assignment.omega_sum(self.problem)):
+            if candidate.fits(solution.counts, solution.end) and within_budget(self.problem, assignment.omega_sum(self.problem)):
                 break
         return bound
 
@@ -141,7 +153,7 @@ def search(
             solved += 1
     open_bound = heap[0][0] if heap else math.inf
     pruned = sum(bound >= run.cutoff for bound, _, _ in heap)
-    return SearchResult(run.best, run.objective, min(proven, open_bound, run.objective), len(candidates), pruned, solved)
+    return SearchResult(run.best, run.objective, min(proven, open_bound, run.objective), len(candidates), pruned, solved, run.failed)
 
 
 def all_candidates(problem: Problem) -> list[Candidate]:

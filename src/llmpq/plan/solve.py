@@ -36,13 +36,15 @@ class SolverError(LlmpqError):
 class Solution:
     """``status`` is optimal (within the gap asked for), feasible (time limit), infeasible or unknown (time limit, no plan found).
 
-    ``bound`` is a proven lower bound of the program's objective (-inf where nothing is proven), ``counts`` [N, B] the integers n.
+    ``bound`` is a proven lower bound of the program's objective (-inf where nothing is proven), ``counts`` [N, B] the integers n,
+    ``end`` the number of the pair of end options (of the candidate's ``ends``).
     """
 
     status: str
     objective: float | None
     bound: float
     counts: Counts | None
+    end: int
     seconds: float
 
 
@@ -65,7 +67,8 @@ def solve(model: Model, solver: str, *, time_limit_s: float, gap: float, seed: i
     run = _solve_glpk if solver == "glpk" else _solve_highs
     status, objective, bound = run(model, max(time_limit_s, 0.05), gap, seed)
     counts = _counts(model) if status in ("optimal", "feasible") else None
-    return Solution(status, objective, bound, counts, time.monotonic() - started)
+    end = next((k for k in model.end if pyo.value(model.end[k]) > 0.5), 0) if counts is not None else 0
+    return Solution(status, objective, bound, counts, end, time.monotonic() - started)
 
 
 def _counts(model: Model) -> Counts:

@@ -41,7 +41,7 @@ def serve(
     if problem_path is not None:
         check_problem(plan, artifacts.read(problem_path, "problem"), Path(plan_path), Path(problem_path))
     spec = ModelSpec.from_directory(checkpoint_dir)
-    check_plan(plan, spec, options.slots, Path(plan_path))
+    check_plan(plan, spec, options, Path(plan_path))
     check_requests(requests, spec, Path(requests_path))
     folders = folder_list(quantised_dir) if quantised_dir else None
     directories = {"checkpoint_dir": str(checkpoint_dir), "quantised_dir": [str(folder) for folder in folders] if folders else None}

@@ -76,8 +76,12 @@ def check_problem(plan: Mapping[str, Any], problem: Mapping[str, Any], plan_path
         raise ServeError(f"{plan_path} was made for another problem than {problem_path}; plan again")
 
 
-def check_plan(plan: Mapping[str, Any], spec: ModelSpec, slots: int, source: Path) -> None:
-    """Refuse a plan whose stages do not make up this model once, in order, or that is for other ``slots``: raises ServeError."""
+def check_plan(plan: Mapping[str, Any], spec: ModelSpec, settings: Settings, source: Path) -> None:
+    """Refuse a plan whose stages do not make up this model once, in order, or that is for other slots or end options.
+
+    Raises ServeError.
+    """
+    slots = settings.slots
     size, count = plan["micro_batch"]["decode"], plan["micro_batch"]["decode_count"]
     if -(-slots // size) != count:
         raise ServeError(
@@ -94,6 +98,10 @@ def check_plan(plan: Mapping[str, Any], spec: ModelSpec, slots: int, source: Pat
         first, last = number == 0, number == len(plan["stages"]) - 1
         if stage["has_embedding"] != first or stage["has_head"] != last:
             raise ServeError(f"{where}: the embedding belongs to the first stage and the head to the last, and to no other")
+        for end in ("embedding", "head"):
+            if stage[f"has_{end}"] and stage[f"{end}_option"] != settings.end_option:
+                found = f"the plan keeps the {end} at option {stage[f'{end}_option']}, this runtime at {settings.end_option}"
+                raise ServeError(f"{where}: {found} (model.end_option); offer the planner that one alone")
     if layer != spec.layers:
         raise ServeError(f"{source}: the plan has {layer} layers, the model {spec.layers}; plan again for this model")
 

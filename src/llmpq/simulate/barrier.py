@@ -157,8 +157,8 @@ def pipeline_of(problem: Mapping[str, Any], plan: Mapping[str, Any], batches: Mi
     def stage_table(stage: Mapping[str, Any], phase: str) -> dict[int, float]:
         device = devices[stage["device"]]
         parts = [device["options"][option] for option in stage["options"]]
-        parts += [device["embedding"]] if stage["has_embedding"] else []
-        parts += [device["head"]] if stage["has_head"] else []
+        chosen = ((end, stage[f"{end}_option"]) for end in ("embedding", "head"))
+        parts += [device[end][option] for end, option in chosen if option is not None]
         overhead = device.get("overhead_ms", {}).get(phase, 0.0)
         return {size: overhead + sum(part[f"{phase}_ms"][str(size)] for part in parts) for size in set(batches.sizes(phase))}
 

@@ -107,8 +107,8 @@ def test_every_number_is_the_one_worked_out_by_hand() -> None:
     assert table["prefill_ms"] == pytest.approx({"1": 0.5 + 0.16, "2": 0.5 + 0.32, "4": 0.5 + 0.64})
     # Five new tokens: the first from prefill, then four steps that attend 9, 10, 11 and 12 tokens, 10.5 on average.
     assert table["decode_ms"] == pytest.approx({"1": 1 + 0.002 * 10.5, "2": 1 + 0.004 * 10.5, "4": 1 + 0.008 * 10.5})
-    assert first["embedding"]["resident_bytes"] == resident_end_bytes(SPEC, "embedding", "16")
-    assert first["head"]["prefill_ms"]["4"] == pytest.approx(3.2)
+    assert first["embedding"]["16"]["resident_bytes"] == resident_end_bytes(SPEC, "embedding", "16")
+    assert first["head"]["16"]["prefill_ms"]["4"] == pytest.approx(3.2)
     assert first["overhead_ms"] == pytest.approx({"prefill": 0.05 + 0.3, "decode": 0.07 + 0.3})
     # Two between the measured sizes, plus two messages of (8 tokens × 64 × 4 + 8) bytes a row and a header each.
     assert first["workspace_bytes"]["prefill"]["2"] == 2000 + 2 * (2 * (8 * 256 + 8) + 256)

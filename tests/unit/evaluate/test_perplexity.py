@@ -58,10 +58,16 @@ def test_several_texts_progress_and_digest(tiny_llama_dir: Path, tmp_path: Path)
     assert body["weights_sha256"] == again["weights_sha256"] != other["weights_sha256"]
     assert len(said) == 3  # quick ones say when they are done
     assert said[0].startswith("perplexity: 3/3 windows (1 of 1 of b), ")
-    plan = {"strategy": "llmpq", "stages": [{"first_layer": 2, "options": ["16", "16"]}, {"first_layer": 0, "options": ["16", "32"]}]}
+    plan = {"strategy": "llmpq", "stages": [
+        {"first_layer": 2, "options": ["16", "16"], "embedding_option": None, "head_option": body["end_option"]},
+        {"first_layer": 0, "options": ["16", "32"], "embedding_option": body["end_option"], "head_option": None},
+    ]}  # fmt: skip
     document = write_quality(tmp_path / "quality.json", plan, body)
     assert artifacts.read(tmp_path / "quality.json", "quality") == document
     assert document["strategy"] == "llmpq"
+    plan["stages"][0]["head_option"] = "8"
+    with pytest.raises(EvaluationError, match="plan llmpq keeps embedding and head at"):
+        write_quality(tmp_path / "quality.json", plan, body)
 
 
 def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
@@ -69,6 +75,9 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
     assert plan_options(plan) == ["4", "4"]
     with pytest.raises(EvaluationError, match="of other options than those of plan uniform"):
         write_quality(tmp_path / "quality.json", plan, {"options": ["4", "8"]})
+    plan["stages"][0] |= {"embedding_option": "8", "head_option": "8"}
+    with pytest.raises(EvaluationError, match="plan uniform keeps embedding and head at 8, the evaluation is of 16"):
+        write_quality(tmp_path / "quality.json", plan, {"options": ["4", "4"], "end_option": "16"})
     assert not (tmp_path / "quality.json").exists()
 
 

@@ -3,40 +3,58 @@
 import copy
 import functools
 import itertools
+import json
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 PHASES = ("prefill", "decode")
+ENDS = ("embedding", "head")
+
+
+SCALE = {"16": 0.0, "8": 0.1, "4": 1.0}
 
 
 def random_problem(seed: int) -> dict[str, Any]:
-    """A problem with up to 5 layers, 3 devices, 3 options and 6 slots; some have no plan, some are best solved with fewer devices."""
+    """A problem with up to 5 layers, 3 devices, 3 options and 6 slots; some have no plan, some are best solved with fewer devices.
+
+    Half offer a choice of end options, a third a choice of cache precisions, a third have devices that share hardware, a fifth have two
+    devices that can be exchanged, a quarter many plans of the same value.
+    """
     draw = random.Random(seed)
     layers, names = draw.randint(1, 5), draw.sample(["ash", "birch", "cedar"], draw.randint(1, 3))
-    options = draw.sample(["16", "8", "4"], draw.randint(1, 3))
+    caches = {"16": draw.randint(0, 20)}
+    known = ["16", "8", "4"]
+    if draw.random() < 0.35:
+        caches["8"], known = caches["16"] // 2, ["16", "8", "4", "16/kv8", "4/kv8"]
+    options = draw.sample(known, draw.randint(1, 3))
+    ends = draw.choice([["16"], ["16", "8"], ["8", "16", "4"]]) if draw.random() < 0.6 else ["16"]
     slots = draw.randint(1, 6)
-    devices = [_device(draw, name, options, slots) for name in names]
-    if len(devices) > 1 and draw.random() < 0.3:
-        devices[1] = {**copy.deepcopy(devices[0]), "name": devices[1]["name"]}
-    kv = draw.randint(0, 20)
+    devices = [_device(draw, name, options, ends, slots) for name in names]
     for device in devices:
-        device["memory_bytes"] = _memory(draw, device, kv, layers, len(devices))
+        device["memory_bytes"] = _memory(draw, device, caches["16"], layers, len(devices))
+    alike = len(devices) > 1 and draw.random() < 0.3
+    if alike:
+        devices[1] = {**copy.deepcopy(devices[0]), "name": devices[1]["name"]}
+    if draw.random() < 0.35:
+        devices[-1]["uses"] = draw.choice([[names[0], "oak"], names, [names[-1], "oak"]])
     slow = draw.choice([0.0, 0.5, 20.0])
+    everywhere = draw.choice([1.0, 10.0, 1000.0])
     links = [
-        {"from": a, "to": b, "alpha_ms": round(draw.uniform(0, 1) * slow, 3), "bytes_per_ms": draw.choice([1.0, 10.0, 1000.0])}
+        {"from": a, "to": b, "alpha_ms": slow if alike else round(draw.uniform(0, 1) * slow, 3), "bytes_per_ms": everywhere}
         for a, b in itertools.permutations(names, 2)
     ]
-    scale = {"16": 0.0, "8": 0.1, "4": 1.0}
-    omega = {option: [round(scale[option] * draw.uniform(0.1, 2) / layers, 6) for _ in range(layers)] for option in options}
+    omega = {option: _sensitivity(draw, option, layers) for option in options}
+    end_omega = {end: {option: round(SCALE[option] * draw.uniform(0, 0.5), 6) for option in ends} for end in ENDS}
     objective = (
         {"theta_ms": draw.choice([0.0, 5.0, 50.0])} if draw.random() < 0.5 else {"quality_budget": draw.choice([0.0, 0.1, 0.5, 1.0])}
     )
-    return {
+    problem = {
         "name": f"random-{seed}",
         "source": "computed",
         "model": {"name": "tiny", "layers": layers},
@@ -44,15 +62,35 @@ def random_problem(seed: int) -> dict[str, Any]:
         "schedule": "barrier",
         "overlapped_sends": draw.random() < 0.7,
         "options": options,
+        "end_options": ends,
+        "tied_embeddings": draw.random() < 0.5,
         "micro_batches": _micro_batches(draw, slots),
-        "kv_bytes_per_layer": kv,
+        "kv_bytes_per_layer": caches["16"] if len(caches) == 1 and draw.random() < 0.8 else caches,
         "activation_bytes_per_token": draw.choice([0, 1, 10]),
         "token_bytes": 1,
         "devices": devices,
         "links": links,
         "omega": omega,
+        "end_omega": end_omega,
         "objective": objective,
     }
+    return _coarse(problem) if draw.random() < 0.25 else problem
+
+
+def _coarse(problem: dict[str, Any]) -> dict[str, Any]:
+    """Times in whole ms and sensitivities in quarters: many plans tie."""
+    for device in problem["devices"]:
+        for part in (part for key in ("options", *ENDS) for part in device[key].values()):
+            for phase in PHASES:
+                part[f"{phase}_ms"] = {size: round(ms) for size, ms in part[f"{phase}_ms"].items()}
+    problem["omega"] = {option: [round(4 * value) / 4 for value in row] for option, row in problem["omega"].items()}
+    return problem
+
+
+def _sensitivity(draw: random.Random, option: str, layers: int) -> list[float]:
+    weights, _, cache = option.partition("/kv")
+    scale = SCALE[weights] + (0.05 if cache else 0.0)
+    return [round(scale * draw.uniform(0.1, 2) / layers, 6) for _ in range(layers)]
 
 
 def _micro_batches(draw: random.Random, slots: int) -> dict[str, Any]:
@@ -64,7 +102,7 @@ def _micro_batches(draw: random.Random, slots: int) -> dict[str, Any]:
     return {"prefill": sorted({1, draw.randint(1, slots)}), "decode": sorted({draw.randint(1, slots), slots})}
 
 
-def _device(draw: random.Random, name: str, options: list[str], slots: int) -> dict[str, Any]:
+def _device(draw: random.Random, name: str, options: list[str], ends: list[str], slots: int) -> dict[str, Any]:
     speed = draw.choice([1.0, 1.0, 2.0, 8.0])
 
     def part(size: int, scale: float = 1.0) -> dict[str, Any]:
@@ -74,14 +112,19 @@ def _device(draw: random.Random, name: str, options: list[str], slots: int) -> d
             tables[f"{phase}_ms"] = {str(v): round(base + each * v, 4) for v in range(1, slots + 1)}
         return {"resident_bytes": size, "stored_bytes": size, **tables}
 
-    offered = [option for option in options if draw.random() < 0.85] or options[:1]
+    def some(names: list[str]) -> list[str]:
+        return [option for option in names if draw.random() < 0.85] or names[:1]
+
+    def end(least: int, scale: float) -> dict[str, Any]:
+        return {option: part(draw.randint(0, 4 * int(option)) + least, scale) for option in some(ends)}
+
     return {
         "name": name,
         "type": "tree",
         "memory_bytes": 0,
-        "options": {option: part(10 * int(option) + draw.randint(-5, 5)) for option in offered},
-        "embedding": part(draw.randint(0, 60), 0.2),
-        "head": part(draw.randint(0, 60), 0.5),
+        "options": {option: part(10 * int(option.partition("/")[0]) + draw.randint(-5, 5)) for option in some(options)},
+        "embedding": end(0, 0.2),
+        "head": end(5, 0.5),
         "workspace_bytes": {phase: {str(v): draw.randint(0, 8) * v for v in range(1, slots + 1)} for phase in PHASES},
         "overhead_ms": {"prefill": 0.1, "decode": 0.05} if draw.random() < 0.5 else {},
     }
@@ -102,6 +145,7 @@ class Decision:
     eta: int
     sizes: tuple[int, ...]
     options: tuple[str, ...]
+    ends: tuple[str, str]
     total_ms: float
     omega: float
     objective_ms: float
@@ -117,6 +161,8 @@ def micro_batch_choices(problem: dict[str, Any]) -> list[tuple[int, int]]:
     slots = problem["workload"]["slots"]
     every = list(range(1, slots + 1))
     listed = problem.get("micro_batches", {})
+    if problem.get("no_sizes_left"):
+        return []
     found = set()
     for eta, xi in itertools.product(listed.get("decode") or every, listed.get("prefill") or every):
         if xi <= eta:
@@ -130,14 +176,23 @@ def every_decision(problem: dict[str, Any]) -> Iterator[Decision]:
     layers, devices = problem["model"]["layers"], {device["name"]: device for device in problem["devices"]}
     for count in range(1, min(len(devices), layers) + 1):
         for names in itertools.permutations(devices, count):
+            hardware = [part for name in names for part in devices[name].get("uses", [name])]
+            if len(set(hardware)) < len(hardware):
+                continue
             for cut in itertools.combinations(range(1, layers), count - 1):
                 sizes = tuple(b - a for a, b in itertools.pairwise((0, *cut, layers)))
-                for xi, eta in micro_batch_choices(problem):
-                    yield from _with_options(problem, [devices[name] for name in names], sizes, xi, eta)
+                chain = [devices[name] for name in names]
+                for ends in itertools.product(chain[0]["embedding"], chain[-1]["head"]):
+                    for xi, eta in micro_batch_choices(problem):
+                        yield from _with_options(problem, chain, sizes, ends, xi, eta)
 
 
-def _with_options(problem: dict[str, Any], devices: list[dict[str, Any]], sizes: tuple[int, ...], xi: int, eta: int) -> Iterator[Decision]:
-    """Every assignment of options for one order, cut and pair of micro-batches, priced together as arrays."""
+def _with_options(
+    problem: dict[str, Any], devices: list[dict[str, Any]], sizes: tuple[int, ...], chosen: tuple[str, str], xi: int, eta: int
+) -> Iterator[Decision]:
+    """Every assignment of options for one order, cut, pair of end options and pair of micro-batches, priced together as arrays."""
+    caches = problem["kv_bytes_per_layer"]
+    caches = caches if isinstance(caches, dict) else {"16": caches}
     slots = problem["workload"]["slots"]
     decode = balanced(slots, eta)
     batches = {"decode": decode, "prefill": [size for batch in decode for size in balanced(batch, xi)]}
@@ -148,12 +203,14 @@ def _with_options(problem: dict[str, Any], devices: list[dict[str, Any]], sizes:
     stage_ms = {phase: np.zeros((len(devices), len(batches[phase]), len(choices))) for phase in PHASES}
     for j, device in enumerate(devices):
         mine = [i for i, owned in enumerate(stage_of) if owned == j]
-        ends = [device["embedding"]] * (j == 0) + [device["head"]] * (j == len(devices) - 1)
+        ends = [device["embedding"][chosen[0]]] if j == 0 else []
+        ends += [device["head"][chosen[1]]] if j == len(devices) - 1 else []
+        taken = [end["resident_bytes"] for end in ends]
+        kept = max(taken) if problem["tied_embeddings"] and len(ends) == 2 and chosen[0] == chosen[1] else sum(taken)
         work = max(device["workspace_bytes"][phase][str(size)] for phase in PHASES for size in batches[phase])
-        used = np.array(
-            [sum(device["options"][choice[i]]["resident_bytes"] + problem["kv_bytes_per_layer"] for i in mine) for choice in choices]
-        )
-        fits &= used + work + sum(end["resident_bytes"] for end in ends) <= device["memory_bytes"]
+        layer = {o: part["resident_bytes"] + caches[o.partition("/kv")[2] or "16"] for o, part in device["options"].items()}
+        used = np.array([sum(layer[choice[i]] for i in mine) for choice in choices])
+        fits &= used + work + kept <= device["memory_bytes"]
         for phase in PHASES:
             fixed = device["overhead_ms"].get(phase, 0.0)
             for k, size in enumerate(batches[phase]):
@@ -166,8 +223,9 @@ def _with_options(problem: dict[str, Any], devices: list[dict[str, Any]], sizes:
     theta = problem["objective"].get("theta_ms", 0.0)
     for index in np.flatnonzero(fits):
         omega = sum(problem["omega"][option][i] for i, option in enumerate(choices[index]))
+        omega += sum(problem["end_omega"][end][option] for end, option in zip(ENDS, chosen, strict=True))
         names = tuple(device["name"] for device in devices)
-        yield Decision(names, xi, eta, sizes, choices[index], float(total[index]), omega, float(total[index]) + theta * omega)
+        yield Decision(names, xi, eta, sizes, choices[index], chosen, float(total[index]), omega, float(total[index]) + theta * omega)
 
 
 def _total_ms(
@@ -218,6 +276,29 @@ def best_decision(problem: dict[str, Any]) -> Decision | None:
     return min(feasible, key=lambda decision: decision.objective_ms, default=None)
 
 
+def within_memory(problem: dict[str, Any]) -> bool:
+    """Whether any decision fits in memory, whatever its quality."""
+    return next(every_decision(problem), None) is not None
+
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "lp" / "problem.json").read_text())
+
+
+def rich_problem(**changes: Any) -> dict[str, Any]:
+    """The golden problem where every device also offers 8-bit ends and 4-bit layers with an 8-bit cache, and slow and old share a board."""
+    problem = copy.deepcopy(GOLDEN)
+    for device in problem["devices"]:
+        for end, size in (("embedding", 50), ("head", 60)):
+            device[end]["8"] = {**device[end]["16"], "resident_bytes": size, "stored_bytes": size - 10}
+        device["options"]["4/kv8"] = {**device["options"]["4"], "stored_bytes": 49}
+    problem["devices"][1]["uses"], problem["devices"][2]["uses"] = ["slow", "board"], ["board"]
+    problem["options"].append("4/kv8")
+    problem["omega"]["4/kv8"] = [value + 0.05 for value in problem["omega"]["4"]]
+    problem["kv_bytes_per_layer"] = {"16": 20, "8": 10}
+    problem |= {"end_options": ["16", "8"], "end_omega": {"embedding": {"8": 0.01}, "head": {"8": 0.02}}}
+    return {**problem, **changes}
+
+
 # Bytes per layer, and time against 16 bit in prefill and in decode: roughly what SmolLM2's options do on a CPU.
 OPTIONS = {"16": (7.1e6, 1.0, 1.0), "8": (3.6e6, 2.0, 1.0), "w8a8": (3.5e6, 0.7, 0.6), "4": (1.9e6, 2.6, 1.1), "3": (1.5e6, 4.0, 3.0)}
 DAMAGE = {"16": 0.0, "8": 0.003, "w8a8": 0.15, "4": 1.0, "3": 4.5}
@@ -248,8 +329,8 @@ def cluster_problem(
             "type": f"slow-down {slow}",
             "memory_bytes": int(77e6 + layers / len(speeds) * (7.1e6 * 0.5 + kv) * 1.15),
             "options": {o: part(size, slow, p, d) for o, (size, p, d) in OPTIONS.items()},
-            "embedding": part(56.6e6, slow, 0.02, 0.02),
-            "head": part(56.6e6, slow, 0.3, 4.0),
+            "embedding": {"16": part(56.6e6, slow, 0.02, 0.02), "8": part(28.3e6, slow, 0.02, 0.02)},
+            "head": {"16": part(56.6e6, slow, 0.3, 4.0), "8": part(28.5e6, slow, 0.4, 2.5)},
             "workspace_bytes": {"prefill": {str(v): v * prompt * 18432 for v in sizes}, "decode": {str(v): v * 393216 for v in sizes}},
             "overhead_ms": {"prefill": 0.3, "decode": 0.2},
         }
@@ -263,6 +344,7 @@ def cluster_problem(
         "schedule": "barrier",
         "overlapped_sends": True,
         "options": list(OPTIONS),
+        "end_options": ["16", "8"],
         "reference_option": "4",
         "kv_bytes_per_layer": kv,
         "activation_bytes_per_token": 2304,
@@ -272,5 +354,6 @@ def cluster_problem(
             {"from": a["name"], "to": b["name"], "alpha_ms": 0.3, "bytes_per_ms": 5e5} for a, b in itertools.permutations(devices, 2)
         ],
         "omega": omega,
+        "end_omega": {"embedding": {"8": 0.004}, "head": {"8": 0.02}},
         "objective": objective,
     }

@@ -230,7 +230,7 @@ def test_a_listed_micro_batch_must_be_used(good: Plan) -> None:
 
 def test_a_table_without_the_plans_size_is_named(good: Plan) -> None:
     problem = copy.deepcopy(PROBLEM)
-    del problem["devices"][0]["head"]["decode_ms"]["1"]
+    del problem["devices"][0]["head"]["16"]["decode_ms"]["1"]
     assert check(problem, good) == ["the problem's tables have no entry '1', which this plan needs"]
 
 

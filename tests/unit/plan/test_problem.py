@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_instances import random_problem
+from plan_instances import random_problem, rich_problem
 
 from llmpq import artifacts
 from llmpq.commands.plan import write_plan
@@ -85,7 +85,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
             {"1": 1.0},
             r"key 'devices\[0\].options.4.prefill_ms': no entry for micro-batch size 2; add it, or",
         ),
-        ("devices.0.head.decode_ms", {"2": 1.0}, r"key 'devices\[0\].head.decode_ms': no entry for micro-batch size 1"),
+        ("devices.0.head.16.decode_ms", {"2": 1.0}, r"key 'devices\[0\].head.16.decode_ms': no entry for micro-batch size 1"),
         ("devices.2.workspace_bytes.decode", {"1": 1}, r"key 'devices\[2\].workspace_bytes.decode': no entry for micro-batch size 2"),
         ("devices.0.memory_bytes", -5, r"key 'devices\[0\].memory_bytes': -5 is less than the minimum"),
         ("devices.0.memory_bytes", True, r"key 'devices\[0\].memory_bytes': True is not of type 'integer'"),
@@ -118,6 +118,7 @@ def test_a_bad_problem_is_refused_by_key(path: str, value: Any, message: str) ->
 
 def test_an_option_without_a_number_needs_its_bits() -> None:
     document = json.loads(PROBLEM_FILE.read_text().replace('"16"', '"half"'))
+    assert document["end_options"] == ["half"]
     with pytest.raises(ArtifactError, match="key 'bits': option 'half' has no number in its name"):
         Problem.from_document(document)
     assert Problem.from_document({**document, "bits": {"half": 16}}).bits == {"half": 16, "4": 4}
@@ -137,26 +138,53 @@ def leaves(value: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [*([where] if where else []), *(leaf for key, item in items for leaf in leaves(item, (*where, key)))]
 
 
-ODD = [None, True, "", "x", -1, 0, 0.5, 1e308, 10**25, math.nan, math.inf, [], {}, [[]], {"1": "x"}, ...]
+ODD = [None, True, "", "x", -1, 0, 0.5, 1e308, 10**25, 10**15, 1e9, -0.0, math.nan, math.inf, -math.inf, [], {}, [[]], {"1": "x"}, ...]
 
 
-@pytest.mark.parametrize("block", range(6))
+def spoil(document: dict[str, Any], draw: random.Random) -> None:
+    """One odd value, one thing missing, or one list with an item twice or cut short."""
+    lists = [where for where in leaves(document) if isinstance(value_at(document, where), list)]
+    if draw.random() < 0.3 and lists:
+        found = value_at(document, draw.choice(lists))
+        if found:
+            found.append(copy.deepcopy(draw.choice(found))) if draw.random() < 0.5 else found.pop()
+        return
+    change_at(document, draw.choice(leaves(document)), copy.deepcopy(draw.choice(ODD)) if draw.random() < 0.9 else ...)
+
+
+def value_at(document: Any, where: tuple[Any, ...]) -> Any:
+    for key in where:
+        document = document[key]
+    return document
+
+
+@pytest.mark.parametrize("block", [*range(6), *(pytest.param(block, marks=pytest.mark.slow) for block in range(6, 60))])
 def test_fuzzed_problems_end_in_one_message_or_a_plan(block: int, tmp_path: Path) -> None:
     """Random keys take odd values or vanish, in memory and as a file; whatever passes the checks can be planned."""
     draw = random.Random(block)
     for _ in range(25):
-        document = copy.deepcopy(PROBLEM if draw.random() < 0.5 else random_problem(draw.randint(0, 50)))
+        document = copy.deepcopy(draw.choice([PROBLEM, rich_problem(), random_problem(draw.randint(0, 50))]))
         for _ in range(draw.randint(1, 2)):
-            where = draw.choice(leaves(document))
-            change_at(document, where, draw.choice(ODD))
+            spoil(document, draw)
         strategy = draw.choice(STRATEGIES)
-        message = message_of(lambda document=document, strategy=strategy: plan(document, strategy))
+        message = message_of(lambda document=document, strategy=strategy: plan(document, strategy, time_limit=2.0))
         assert message is None or ("\n" not in message and len(message) > 20)
         file = tmp_path / "problem.json"
         file.write_text(json.dumps({"schema": "llmpq.problem", "version": 1, **document})[: draw.choice([None, None, 200])])
         refused = message_of(lambda file=file: write_plan(file, tmp_path / "plan.json", "adabits"))
         assert (tmp_path / "plan.json").exists() == (refused is None)
         (tmp_path / "plan.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", ["devices", "options", "16", "layers"])
+def test_a_key_given_twice_is_refused(name: str, tmp_path: Path) -> None:
+    """JSON readers keep the last of two equal keys and say nothing: one of two device tables would be lost."""
+    text = PROBLEM_FILE.read_text()
+    place = text.index(f'"{name}":')
+    file = tmp_path / "problem.json"
+    file.write_text(f'{text[:place]}"{name}": 1, {text[place:]}')
+    with pytest.raises(ArtifactError, match=rf"problem.json: key '{name}' appears twice in one object"):
+        artifacts.read(file, "problem")
 
 
 def change_at(document: Any, where: tuple[Any, ...], value: Any) -> None:
@@ -180,7 +208,10 @@ def test_equal_devices_give_one_order(tmp_path: Path) -> None:
     document["links"] = [{"from": a, "to": b, "alpha_ms": 1.0, "bytes_per_ms": 9.0} for a in "abc" for b in "abc" if a != b]
     assert list(device_orders(Problem.from_document(document))) == [(0, 1, 2), (0, 1), (0,)]
     document["links"][0]["alpha_ms"] = 2.0  # a → b is now slow: only c can be told from the others by nothing but its links
-    assert len(list(device_orders(Problem.from_document(document)))) == 15
+    problem = Problem.from_document(document)
+    assert len(list(device_orders(problem, alike=True))) == 15
+    # Three in a row have that link first, second, back to the start or nowhere; two have it there, back or nowhere; one has no link.
+    assert len(list(device_orders(problem))) == 4 + 3 + 1
 
 
 def test_two_pairs_of_equal_devices_give_the_distinct_orders() -> None:
@@ -193,6 +224,30 @@ def test_two_pairs_of_equal_devices_give_the_distinct_orders() -> None:
     assert len(words) == len(found)
     assert {word for word in words if len(word) == 4} == {"ffss", "fsfs", "fssf", "sffs", "sfsf", "ssff"}
     assert {word for word in words if len(word) < 4} == {"ffs", "fsf", "sff", "fss", "sfs", "ssf", "ff", "fs", "sf", "ss", "f", "s"}
+
+
+def test_two_machines_that_are_alike_give_each_order_once() -> None:
+    """Devices a, b on one machine and c, d on the other, quick links inside a machine, a group of each machine's two devices.
+
+    Only the links tell orders of equal devices apart, back to the start included: a-b-c-d is quick, slow, quick and slow back.
+    """
+    document = copy.deepcopy(PROBLEM)
+    base = document["devices"][0]
+    groups = {"ab": ["a", "b"], "cd": ["c", "d"]}
+    document["devices"] = [{**base, "name": name} for name in "abcd"]
+    document["devices"] += [{**base, "name": name, "memory_bytes": 1600, "uses": uses} for name, uses in groups.items()]
+    names = [device["name"] for device in document["devices"]]
+    document["links"] = [
+        {"from": a, "to": b, "alpha_ms": 0.1 if {a, b} in ({"a", "b"}, {"c", "d"}) else 1.0, "bytes_per_ms": 9.0}
+        for a in names for b in names if a != b and not set(groups.get(a, [a])) & set(groups.get(b, [b]))
+    ]  # fmt: skip
+    problem = Problem.from_document(document)
+    found = ["-".join(names[index] for index in order) for order in device_orders(problem)]
+    assert [order for order in found if order.count("-") == 3] == ["a-b-c-d", "a-c-b-d", "a-c-d-b"]
+    assert [order for order in found if order.count("-") == 2] == ["a-b-c", "a-b-cd", "a-c-b", "a-c-d", "a-cd-b", "ab-c-d"]
+    assert [order for order in found if "-" not in order] == ["a", "ab"]
+    assert {order for order in found if order.count("-") == 1} == {"a-b", "a-c", "a-cd", "ab-c", "ab-cd"}
+    assert len(list(device_orders(problem, alike=True))) > len(found)
 
 
 def test_problem_file_is_a_valid_artifact() -> None:

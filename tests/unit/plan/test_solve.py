@@ -31,7 +31,7 @@ def test_two_stages_by_hand(solver: str) -> None:
     assert found.status == "optimal"
     assert found.counts is not None
     assert found.counts.tolist() == [[1, 0], [3, 0]]
-    times = golden(1, 0).makespan(found.counts)
+    times = golden(1, 0).makespan(found.counts, found.end)
     assert found.objective == pytest.approx(times.total_ms)
     # Prefill: 2·(1·10 + 1) + .25 on the slow stage, 3·10 + 2 + .25 on the fast one, send .5 + 8·16/64; the second chunk 32.25 later.
     assert times.prefill_ms == pytest.approx(22.25 + 32.25 + 2.5 + 32.25)
@@ -109,5 +109,5 @@ def test_assigning_the_counts_keeps_the_programs_objective() -> None:
     candidate = build(problem, (1, 0), MicroBatches.choose(problem.slots, 4, 16))
     found = solve(build_model(problem, candidate), "highs", time_limit_s=30, gap=0.0)
     assert found.counts is not None
-    assignment = Assignment(candidate.order, candidate.batches, assign(problem, found.counts))
+    assignment = Assignment(candidate.order, candidate.batches, assign(problem, found.counts), candidate.ends[found.end])
     assert objective_ms(problem, candidate, assignment) == pytest.approx(found.objective, rel=1e-7)

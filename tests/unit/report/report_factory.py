@@ -125,7 +125,8 @@ def _problem(
         members.append({
             "name": device, "type": f"cpu-{device}", "memory_bytes": memory,
             "options": {option: _table(RESIDENT[option], PREFILL_MS[option], DECODE_MS[option], factor) for option in OPTIONS},
-            "embedding": _table(END["resident_bytes"], 0.2, 0.01, factor), "head": _table(END["resident_bytes"], 9.0, 4.0, factor),
+            "embedding": {"16": _table(END["resident_bytes"], 0.2, 0.01, factor)},
+            "head": {"16": _table(END["resident_bytes"], 9.0, 4.0, factor)},
             "workspace_bytes": {phase: {str(size): 900_000 * size for size in SIZES} for phase in ("prefill", "decode")},
             "overhead_ms": {"prefill": 0.4, "decode": 0.3},
         })  # fmt: skip
@@ -133,7 +134,8 @@ def _problem(
     return {
         "name": name, "source": source, "model": {"name": "tiny", "layers": 30},
         "workload": {"requests": 32, "slots": 32, "prompt_tokens": 128, "new_tokens": 32}, "schedule": "barrier", "overlapped_sends": True,
-        "options": OPTIONS, "reference_option": "4", "micro_batches": {"prefill": SIZES, "decode": SIZES}, "kv_bytes_per_layer": KV,
+        "options": OPTIONS, "end_options": ["16"],
+        "reference_option": "4", "micro_batches": {"prefill": SIZES, "decode": SIZES}, "kv_bytes_per_layer": KV,
         "activation_bytes_per_token": 2304, "token_bytes": 8, "devices": members, "links": links, "omega": omega, "objective": objective,
     }  # fmt: skip
 
@@ -173,7 +175,7 @@ def _planned_stage(problem: dict[str, Any], index: int, first: int, options: lis
     time = {
         phase: sum(device["options"][option][f"{phase}_ms"][str(size)] for option in options)
         + device["overhead_ms"][phase]
-        + sum(device[part][f"{phase}_ms"][str(size)] for part in ends)
+        + sum(device[part]["16"][f"{phase}_ms"][str(size)] for part in ends)
         for phase, size in (("prefill", xi), ("decode", eta))
     }
     amounts = {
@@ -184,6 +186,7 @@ def _planned_stage(problem: dict[str, Any], index: int, first: int, options: lis
     amounts |= {"total": sum(amounts.values()), "budget": device["memory_bytes"]}
     return {
         "device": device["name"], "first_layer": first, "options": options, "has_embedding": index == 0, "has_head": last,
+        "embedding_option": "16" if index == 0 else None, "head_option": "16" if last else None,
         "bytes": amounts, "stored_bytes": amounts["weights"] // 2, "prefill_ms": time["prefill"], "decode_ms": time["decode"],
     }  # fmt: skip
 

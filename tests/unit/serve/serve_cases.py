@@ -48,7 +48,9 @@ def requests(lengths: Sequence[int], new_tokens: Sequence[int] | int, vocab: int
     ]
 
 
-def plan_body(spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Sequence[str], slots: int, capacity: int) -> dict[str, Any]:
+def plan_body(
+    spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Sequence[str], slots: int, capacity: int, end_option: str = "32"
+) -> dict[str, Any]:
     """A plan whose stage j has ``cut[j]`` layers, on device d{j}, with ample budgets; figures that serving does not need are round."""
     stages, layer = [], 0
     for number, count in enumerate(cut):
@@ -60,6 +62,8 @@ def plan_body(spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Se
                 "options": list(options[layer : layer + count]),
                 "has_embedding": number == 0,
                 "has_head": number == len(cut) - 1,
+                "embedding_option": end_option if number == 0 else None,
+                "head_option": end_option if number == len(cut) - 1 else None,
                 "bytes": {
                     "weights": 1,
                     "kv": kv,
@@ -160,9 +164,9 @@ class Case:
         capacity = max(len(row["prompt_tokens"]) + row["max_new_tokens"] for row in rows)
         slots = slots or len(rows)
         self.directory, self.checkpoint, self.quantised = directory, checkpoint, quantised
-        self.body = plan_body(spec, cut, sizes, options or ["32"] * sum(cut), slots, capacity)
         self.cluster = cluster(len(cut))
         self.settings = {"slots": slots, "ignore_eos": True, "end_option": "32", "timeout_s": 20, "margins": True, **settings}
+        self.body = plan_body(spec, cut, sizes, options or ["32"] * sum(cut), slots, capacity, self.settings["end_option"])
         self.workload = write_workload(directory / "workload.json", rows)
         self.said: list[str] = []
 

@@ -168,6 +168,9 @@ def test_buffers_between_the_stages_do_not_hide_in_the_workspace(tmp_path: Path,
         (lambda plan: plan["micro_batch"].update(decode_count=2), "2 decode micro-batches of at most 1 do not make up 1 slots"),
         (lambda plan: plan["stages"][1].update(device="d9"), "stage 1 is planned for device d9, the cluster has d0, d1"),
         (lambda plan: plan["stages"][1].update(options=["5"] * 3), "unknown weight option '5'"),
+        (lambda plan: plan["stages"][1].update(options=["16/kv8"] * 3), "unknown weight option '16/kv8'"),
+        (lambda plan: plan["stages"][1].update(head_option="8"), "the plan keeps the head at option 8, this runtime at 32"),
+        (lambda plan: plan["stages"][0].update(embedding_option="16"), "the plan keeps the embedding at option 16, this runtime at 32"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, tiny_checkpoint: Path, change: Any, message: str) -> None:
