@@ -151,7 +151,6 @@ def stage_jobs(
                 "slowdown": float(device.get("slowdown", 1.0)),
                 "cores": list(device.get("cores") or ()) if isinstance(device.get("cores"), (list, tuple)) else [],
                 "budget_bytes": _budget(stage, device),
-                "runtime_bytes": int(device.get("reserve_mib", 0) * MIB),
                 "workspace_bytes": stage["bytes"]["workspace"],
             }
         )

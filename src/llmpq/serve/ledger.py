@@ -8,16 +8,11 @@ KINDS = ("weights", "embedding", "head", "kv", "workspace", "transport")
 
 
 class Ledger:
-    """What one stage holds, in bytes by kind, against the ``budget_bytes`` of its device.
+    """What one stage holds, in bytes by kind, against the ``budget_bytes`` of its device."""
 
-    ``runtime_bytes`` are what the device keeps free for the runtime (``reserve_mib``). Of all kinds only ``transport`` may use them: a plan
-    does not know the buffers between the stages.
-    """
-
-    def __init__(self, device: str, budget_bytes: int, runtime_bytes: int = 0) -> None:
+    def __init__(self, device: str, budget_bytes: int) -> None:
         self.device = device
         self.budget_bytes = budget_bytes
-        self.runtime_bytes = runtime_bytes
         self.taken = dict.fromkeys(KINDS, 0)
 
     @property
@@ -27,12 +22,11 @@ class Ledger:
 
     def reserve(self, kind: str, size: int) -> None:
         """Enter ``size`` bytes of ``kind`` before they are allocated; raises ServeError with the missing bytes when they do not fit."""
-        limit = self.budget_bytes + (self.runtime_bytes if kind == "transport" else 0)
-        missing = self.total_bytes + size - limit
+        missing = self.total_bytes + size - self.budget_bytes
         if missing > 0:
             held = ", ".join(f"{name} {count:,}" for name, count in self.taken.items() if count) or "nothing yet"
             raise ServeError(
-                f"device {self.device}: {size:,} bytes of {kind} do not fit, {missing:,} bytes are missing (budget {limit:,}, "
+                f"device {self.device}: {size:,} bytes of {kind} do not fit, {missing:,} bytes are missing (budget {self.budget_bytes:,}, "
                 f"held: {held}); give the device more memory or plan again"
             )
         self.taken[kind] = self.taken.get(kind, 0) + size

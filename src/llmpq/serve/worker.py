@@ -59,10 +59,10 @@ def _run(job: dict[str, Any], events: EventWriter) -> None:
     with torch.inference_mode():
         before = anonymous_bytes()
         started = time.perf_counter()
-        ledger = Ledger(job["device"], job["budget_bytes"], job["runtime_bytes"])
+        ledger = Ledger(job["device"], job["budget_bytes"])
         stage = _load(job, emulator, ledger)
         events.send("loaded", seconds=round(time.perf_counter() - started, 3), digest_lines=stage.digest_lines)
-        sender, receiver = _connect(job, ledger)
+        sender, receiver = _connect(job)
         gc.collect()
         gc.freeze()  # the collector need not look at the model again
         report: dict[str, Any] = {}
@@ -100,33 +100,48 @@ def _load(job: dict[str, Any], emulator: Emulator, ledger: Ledger) -> "Stage":
         raise ServeError(
             f"device {job['device']}: the KV cache takes {cache.nbytes:,} bytes, not the {ledger.taken['kv']:,} reserved for it"
         )
-    ledger.reserve("workspace", job["workspace_bytes"])
+    # A plan's workspace holds the messages between the stages too; what is left of it is for the calls' temporaries.
+    transport = _transport_bytes(job)
+    ledger.reserve("transport", transport)
+    ledger.reserve("workspace", max(job["workspace_bytes"] - transport, 0))
     return Stage(model, cache, emulator)
 
 
-def _connect(job: dict[str, Any], ledger: Ledger) -> tuple["Sender | None", "Receiver | None"]:
+def _buffers(job: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(bytes, number) of the buffers for messages from the previous stage and for those to the next one."""
+    from llmpq.serve.transport import message_bytes
+
+    rank, stages = job["rank"], job["stages"]
+    prefill_rows, decode_rows = job["sizes"]
+    hidden = max(message_bytes(prefill_rows, job["longest_prompt"], job["hidden"]), message_bytes(decode_rows, 1, job["hidden"]))
+    tokens = message_bytes(max(prefill_rows, decode_rows), 1, 1)
+    # The first posts as many as can be under way at once, so that the last stage never waits for it to look.
+    incoming = (tokens, job["slots"]) if rank == 0 else (hidden, _RING)
+    outgoing = (tokens, 2 * _RING) if rank == stages - 1 else (hidden, _RING)
+    return incoming, outgoing
+
+
+def _transport_bytes(job: dict[str, Any]) -> int:
+    return sum(math.prod(buffers) for buffers in _buffers(job)) if job["stages"] > 1 else 0
+
+
+def _connect(job: dict[str, Any]) -> tuple["Sender | None", "Receiver | None"]:
     """Join the other stages and set up the links to the next and from the previous one (the last stage's next is the first)."""
     rank, stages = job["rank"], job["stages"]
     if stages == 1:
         return None, None
     import torch.distributed as dist
 
-    from llmpq.serve.transport import Receiver, Sender, message_bytes
+    from llmpq.serve.transport import Receiver, Sender
 
     wait = datetime.timedelta(seconds=job["load_timeout_s"])
     descriptor = {"master_listen_fd": job["listener"]} if rank == 0 else {}
     store = dist.TCPStore(job["host"], job["port"], stages, rank == 0, wait, wait_for_workers=False, **descriptor)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=wait)
     dist.barrier()
-    prefill_rows, decode_rows = job["sizes"]
-    hidden = max(message_bytes(prefill_rows, job["longest_prompt"], job["hidden"]), message_bytes(decode_rows, 1, job["hidden"]))
-    tokens = message_bytes(max(prefill_rows, decode_rows), 1, 1)
+    incoming, outgoing = _buffers(job)
     patience = {"timeout_s": job["timeout_s"]}
     timing = {**patience, "delay_s": job["link_delay_s"]}
-    # The first posts as many as can be under way at once, so that the last stage never waits for it to look.
-    incoming = (tokens, job["slots"]) if rank == 0 else (hidden, _RING)
-    outgoing = (tokens, 2 * _RING) if rank == stages - 1 else (hidden, _RING)
-    ledger.reserve("transport", math.prod(incoming) + math.prod(outgoing))
     receiver = Receiver((rank - 1) % stages, *incoming, **timing)
     sender = Sender((rank + 1) % stages, *outgoing, **patience)
     dist.barrier()

@@ -147,15 +147,16 @@ def test_a_stage_that_would_exceed_its_budget_refuses_to_allocate(tmp_path: Path
     assert not (tmp_path / "requests.jsonl").exists()
 
 
-def test_buffers_between_the_stages_do_not_hide_in_the_workspace(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """A megabyte of workspace fits, with the plan's bytes; the buffers of 16 prompts of 60 tokens come on top of it."""
+def test_buffers_between_the_stages_are_entered_and_are_part_of_the_plans_workspace(tmp_path: Path, tiny_checkpoint: Path) -> None:
     case = Case(tmp_path, tiny_checkpoint, requests([60] * 16, 2), [3, 3], (16, 16))
     held = case.serve()["stages"][0]["bytes"]["measured"]
     buffers = 2 * (128 + 128 + 4 * 16 * 60 * 64) + 16 * (128 + 128 + 4 * 16)  # two of hidden states, one of tokens for each slot
     assert held["transport"] == buffers
-    budget = sum(held[kind] for kind in ("weights", "embedding", "kv")) + (1 << 20)
-    case.body["stages"][0]["bytes"] |= {"total": 1, "budget": budget}
-    with pytest.raises(ServeError, match=rf"device d0: {buffers:,} bytes of transport do not fit, {buffers:,} bytes are missing"):
+    taken = sum(held[kind] for kind in ("weights", "embedding", "head", "kv"))
+    case.body["stages"][0]["bytes"] |= {"workspace": buffers, "total": taken + buffers, "budget": taken + buffers}
+    case.serve()
+    case.body["stages"][0]["bytes"] |= {"workspace": 0, "total": 1, "budget": taken + buffers - 1}
+    with pytest.raises(ServeError, match=rf"device d0: {buffers:,} bytes of transport do not fit, 1 bytes are missing"):
         case.serve()
 
 

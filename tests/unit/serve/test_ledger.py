@@ -18,17 +18,6 @@ def test_what_fits_is_entered_and_what_does_not_is_refused_with_the_missing_byte
     assert ledger.total_bytes == 1000
 
 
-def test_transport_alone_may_use_what_is_kept_for_the_runtime() -> None:
-    ledger = Ledger("fast0", 1000, 100)
-    ledger.reserve("weights", 950)
-    with pytest.raises(ServeError, match="60 bytes of workspace do not fit, 10 bytes are missing"):
-        ledger.reserve("workspace", 60)
-    with pytest.raises(ServeError, match=r"160 bytes of transport do not fit, 10 bytes are missing \(budget 1,100"):
-        ledger.reserve("transport", 160)
-    ledger.reserve("transport", 150)
-    assert ledger.total_bytes == 1100
-
-
 def test_anonymous_bytes_grow_with_an_allocation() -> None:
     before = anonymous_bytes()
     block = torch.ones(64 << 20, dtype=torch.uint8)
