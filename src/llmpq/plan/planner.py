@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
-from llmpq.plan.baselines import BASELINES, least_damage
-from llmpq.plan.candidate import Assignment, build, objective_ms, within_budget
-from llmpq.plan.infeasible import explain_baseline, infeasible_error
+from llmpq.plan.baselines import least_damage
+from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
+from llmpq.plan.infeasible import infeasible_error
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
 from llmpq.plan.search import SearchResult, all_candidates, search
 from llmpq.plan.solve import solver_version
+from llmpq.plan.strategies import BASELINES, STRATEGIES
+from llmpq.plan.why_not import explain_strategy
 
-STRATEGIES = ("llmpq", *BASELINES)
+# A baseline this close (relative) to the plan reaches the same.
+TIE = 1e-9
 # Both solvers work to relative tolerances of 1e-7: a gap this far above the one requested is rounding.
 PROOF_TOLERANCE = 1e-6
+
+# How the baselines find their plans, for the certificate.
+SOLVED_BY = {"adabits": "dynamic programming", "llmpq-transfer": "local search", "het": "local search"}
 
 
 def plan(
@@ -51,9 +57,9 @@ def plan(
     if strategy == "llmpq":
         return _plan_exactly(checked, solver, time_limit, gap, seed, started)
     candidates = all_candidates(checked)
-    assignment = BASELINES[strategy](checked, candidates)
+    assignment = STRATEGIES[strategy].load()(checked, candidates)
     if assignment is None:
-        raise InfeasibleError(explain_baseline(checked, strategy))
+        raise InfeasibleError(explain_strategy(checked, strategy))
     body = plan_body(checked, assignment, strategy)
     seconds = time.monotonic() - started
     return {**body, "certificate": _heuristic_certificate(body["objective_ms"], len(candidates), strategy, seconds, seed)}
@@ -64,7 +70,7 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
         "objective": objective,
         "bound": None,
         "gap": None,
-        "solver": {"adabits": "dynamic programming"}.get(strategy, "enumeration"),
+        "solver": SOLVED_BY.get(strategy.removesuffix("-published"), "enumeration"),
         "solver_version": "llmpq",
         "status": "heuristic",
         "seconds": seconds,
@@ -79,8 +85,7 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
         raise ConfigError(f"unknown solver '{solver}'; solvers are glpk, highs")
     candidates = all_candidates(problem)
     least = LeastOmega(problem, candidates)
-    baselines = {name: run(problem, candidates) for name, run in BASELINES.items() if name != "adabits"}
-    baselines["adabits"] = least_damage(problem, candidates, least)
+    baselines = baseline_plans(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
     remaining = max(time_limit - (time.monotonic() - started), 0.0)
     found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, candidates=candidates, least=least)
@@ -91,8 +96,16 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
     best = found.best if problem.quality_budget is None else polish(problem, found.best)
     body = plan_body(problem, best, "llmpq")
     body["certificate"] = _certificate(found, body["objective_ms"], solver, version, gap, seed, time.monotonic() - started)
-    body["baselines"] = {name: None if item is None else _summary(problem, item) for name, item in baselines.items()}
+    body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
     return body
+
+
+def baseline_plans(problem: Problem, candidates: list[Candidate], least: LeastOmega) -> dict[str, Assignment | None]:
+    """The plan of every baseline, or None where it has none; they start the search and guard its result."""
+    found = {}
+    for name in BASELINES:
+        found[name] = least_damage(problem, candidates, least) if name == "adabits" else STRATEGIES[name].load()(problem, candidates)
+    return found
 
 
 def _certificate(found: SearchResult, objective: float, solver: str, version: str, gap: float, seed: int, seconds: float) -> dict[str, Any]:
@@ -112,10 +125,14 @@ def _certificate(found: SearchResult, objective: float, solver: str, version: st
     }
 
 
-def _summary(problem: Problem, assignment: Assignment) -> dict[str, Any]:
+def _summary(problem: Problem, assignment: Assignment, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a baseline reaches, and whether it ties with the plan ``body``."""
     omega = assignment.omega_sum(problem)
+    value = objective_ms(problem, build(problem, assignment.order, assignment.batches), assignment)
+    within = within_budget(problem, omega)
     return {
-        "objective_ms": objective_ms(problem, build(problem, assignment.order, assignment.batches), assignment),
+        "objective_ms": value,
         "omega_sum": omega,
-        "quality_budget_met": None if problem.quality_budget is None else within_budget(problem, omega),
+        "quality_budget_met": None if problem.quality_budget is None else within,
+        "tie": within and value <= body["objective_ms"] * (1 + TIE),
     }
