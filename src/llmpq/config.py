@@ -13,7 +13,7 @@ from typing import Any
 
 from llmpq.errors import ConfigError
 
-STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
+DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
 SHARED = ("model", "profile", "quantizer", "indicator")  # results of these are stored under the entry's name alone
 
 
@@ -207,7 +207,7 @@ class Experiment:
     evaluate: Evaluate
     tracking: Tracking
     suite: str = "default"
-    strategies: list[str] = field(default_factory=lambda: list(STRATEGIES))
+    strategies: list[str] = field(default_factory=lambda: list(DEFAULT_STRATEGIES))
 
 
 def experiment_names(config_dir: str | Path) -> list[str]:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmpq.config import SHARED, STRATEGIES
+from llmpq.config import SHARED
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
+from llmpq.plan.strategies import STRATEGIES
 
 CHOICES = {
     "model.source": ("package", "path", "hub"),
@@ -54,7 +55,7 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     for key, allowed in CHOICES.items():
         if _get(experiment, key) not in allowed:
             fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(allowed)}")
-    _check_names(experiment["strategies"], STRATEGIES, "strategies", fail)
+    _check_names(experiment["strategies"], tuple(STRATEGIES), "strategies", fail)
     _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail)
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
     _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dry_runs import ROOT, dry_run
 
-from llmpq.config import STRATEGIES, compose, experiment_names
+from llmpq.config import DEFAULT_STRATEGIES, compose, experiment_names
 from llmpq.track_files import targets
 
 EXPERIMENTS = experiment_names(ROOT / "config")
@@ -30,7 +30,7 @@ def test_all_runs_every_default_experiment_and_shares_what_can_be_shared(tmp_pat
     jobs = dry_run(tmp_path, [])
     served = [Path(outputs[0]).parts[2:4] for rule, outputs in jobs if rule == "serve"]
     defaults = [name for name, each in compose(ROOT / "config", EXPERIMENTS).items() if each["suite"] == "default"]
-    assert sorted(served) == sorted((name, strategy) for name in defaults for strategy in STRATEGIES)
+    assert sorted(served) == sorted((name, strategy) for name in defaults for strategy in DEFAULT_STRATEGIES)
     ran = [rule for rule, _ in jobs]
     assert (ran.count("prepare_model"), ran.count("calibrate"), ran.count("indicator")) == (1, 1, 1)
     assert "smoke" not in {name for name, _ in served}

@@ -55,7 +55,7 @@ rule plan:
         ENVIRONMENT
     params:
         planner=of_experiment("planner", "solver time_limit_s gap seed"),
-        code=code_digest("llmpq.commands.plan"),
+        code=code_digest("llmpq.commands.plan", "llmpq.plan.*"),
     message:
         "Plan {wildcards.experiment} with {wildcards.strategy}"
     script:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from llmpq import artifacts
+    from llmpq import artifacts, planless
     from llmpq.errors import LlmpqError
     from llmpq.evaluate.perplexity import evaluate_quality, plan_end_option, plan_options, write_quality
     from llmpq.model.spec import ModelSpec
@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.plan) == bool(args.option) or (args.out and not args.plan):
         raise LlmpqError("give either --plan (and --out, to keep the result) or --option")
     plan = artifacts.read(args.plan, "plan") if args.plan else None
+    if plan and (why := planless.reason(plan)) is not None:
+        raise LlmpqError(f"{args.plan}: strategy {plan['strategy']} has no plan to evaluate: {why}")
     options = plan_options(plan) if plan else [args.option] * ModelSpec.from_directory(args.checkpoint).layers
     tokenizer = load_tokenizer(args.checkpoint)
     cut = {"windows": args.windows, "tokens": args.window_tokens}

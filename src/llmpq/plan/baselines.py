@@ -89,9 +89,7 @@ def highest_width(problem: Problem, candidates: Sequence[Candidate], cut: Cut) -
     return next((plan for plan in found if plan is not None), None)
 
 
-def plans_at(
-    problem: Problem, candidates: Sequence[Candidate], options: Iterable[int], cut: Cut
-) -> Iterator[tuple[Candidate, Assignment]]:
+def plans_at(problem: Problem, candidates: Sequence[Candidate], options: Iterable[int], cut: Cut) -> Iterator[tuple[Candidate, Assignment]]:
     """The plans that fit with all layers at one of ``options``, cut by ``cut``."""
     for candidate, b in itertools.product(candidates, options):
         if not candidate.available[:, b].all():

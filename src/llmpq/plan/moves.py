@@ -55,7 +55,7 @@ class Moves:
     def _columns(self) -> tuple[np.ndarray, np.ndarray]:
         """Parts as arrays: (j, p, q) [K, 2, 3] and how many layers [K, 2]; a missing second part has none."""
         padded = [(*parts, (0, 0, 0, 0))[:2] for parts in self.parts]
-        table = np.array(padded, dtype=np.int64)
+        table = np.array(padded, dtype=np.int64).reshape(-1, 2, 4)
         return table[:, :, :3], table[:, :, 3]
 
     def damage(self, each: Floats) -> Floats:

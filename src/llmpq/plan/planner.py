@@ -5,11 +5,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from llmpq import planless
 from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
 from llmpq.plan.baselines import least_damage
 from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
 from llmpq.plan.infeasible import infeasible_error
 from llmpq.plan.least_omega import LeastOmega
+from llmpq.plan.offload import offload, offload_block, sentence
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
@@ -57,6 +59,8 @@ def plan(
     if strategy == "llmpq":
         return _plan_exactly(checked, solver, time_limit, gap, seed, started)
     candidates = all_candidates(checked)
+    if strategy == "offload":
+        return _price_offload(checked, candidates)
     assignment = STRATEGIES[strategy].load()(checked, candidates)
     if assignment is None:
         raise InfeasibleError(explain_strategy(checked, strategy))
@@ -97,7 +101,22 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
     body = plan_body(problem, best, "llmpq")
     body["certificate"] = _certificate(found, body["objective_ms"], solver, version, gap, seed, time.monotonic() - started)
     body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
+    priced = offload(problem, candidates)
+    if priced is not None:
+        block = offload_block(problem, priced)
+        wins = block["quality_budget_met"] is not False and block["objective_ms"] < body["objective_ms"] * (1 - TIE)
+        body["offload"] = {**block, "wins": wins}
     return body
+
+
+def _price_offload(problem: Problem, candidates: list[Candidate]) -> dict[str, Any]:
+    """plan.json of strategy offload: no plan to run, but a price."""
+    priced = offload(problem, candidates)
+    if priced is None:
+        raise InfeasibleError(explain_strategy(problem, "offload"))
+    block = offload_block(problem, priced)
+    found = planless.plan_body(problem.document, "offload", sentence(block))
+    return {**found, "status": "priced", "offload": {**block, "wins": False}}
 
 
 def baseline_plans(problem: Problem, candidates: list[Candidate], least: LeastOmega) -> dict[str, Assignment | None]:

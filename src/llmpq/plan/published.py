@@ -33,10 +33,13 @@ def published_batches(problem: Problem, stages: int) -> list[MicroBatches]:
 
 
 def published_candidates(problem: Problem) -> list[Candidate]:
-    """Given order, every device; none where there are more devices than layers."""
-    if len(problem.devices) > problem.layers:
+    """Given order, every device (of those that share hardware the first); none where there are more devices than layers."""
+    order: tuple[int, ...] = ()
+    for device in range(len(problem.devices)):
+        if not any(problem.excludes(device, other) for other in order):
+            order = (*order, device)
+    if len(order) > problem.layers:
         return []
-    order = tuple(range(len(problem.devices)))
     return [build(problem, order, batches) for batches in published_batches(problem, len(order))]
 
 

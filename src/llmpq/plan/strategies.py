@@ -28,7 +28,9 @@ class Strategy:
 
 STRATEGIES: dict[str, Strategy] = {
     "llmpq": Strategy("exact search with a proven bound; never worse than any strategy below", "planner:plan"),
-    "llmpq-transfer": Strategy("from the adabits plan, moves layers and bits to faster stages while the objective falls", "transfer:transfer"),
+    "llmpq-transfer": Strategy(
+        "from the adabits plan, moves layers and bits to faster stages while the objective falls", "transfer:transfer"
+    ),
     "adabits": Strategy("least damage that fits in memory, blind to time", "baselines:adabits"),
     "pipeedge": Strategy("one width, the highest that fits; the cut with the fastest slowest decode stage", "baselines:pipeedge"),
     "uniform": Strategy("one width, the highest that fits; layers split evenly", "baselines:uniform"),

@@ -36,6 +36,9 @@ def summarise(experiment: Experiment) -> Document:
         "problem_sha256": artifacts.body_digest(problem),
         "strategies": [_strategy(experiment, run) for run in experiment.runs],
     }
+    if experiment.without_plan:
+        keys = ("strategy", "status", "message")
+        body["without_plan"] = [{key: plan[key] for key in keys} for plan in experiment.without_plan]
     _add_paired_quality(experiment, body["strategies"])
     return {**body, "verdict": verdict(body)}
 

@@ -31,7 +31,7 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     points += [_quality(focus, others, side, claimed)] if summary["served"] else []
     points += [_goal(summary, entries, side)] if others and claimed else []
     points += [_prediction(focus)] if summary["served"] and claimed else []
-    points += [_certificate(focus)]
+    points += [_certificate(focus), *_without_plan(summary)]
     return {
         "focus": focus["strategy"],
         "side": side,
@@ -71,6 +71,12 @@ def _resumed(summary: dict[str, Any]) -> list[str]:
     return (
         [f"Some requests were taken over from an interrupted attempt: {joined(resumed)}. Times are those of the others."] if resumed else []
     )
+
+
+def _without_plan(summary: dict[str, Any]) -> list[str]:
+    """What was asked for and cannot be run: it does not fit, or it is priced for comparison alone."""
+    found = summary.get("without_plan", [])
+    return [f"{each['strategy']} {'does not fit' if each['status'] == 'infeasible' else 'was not run'}: {each['message']}." for each in found]
 
 
 def _perplexities(entry: Entry) -> str:
