@@ -76,9 +76,7 @@ def load_experiment(
     if len(without) == len(plans):
         raise ConfigError(f"{directory}: no strategy has a plan to report on; {planless.reason(without[0])}")
     runs = [
-        _load_run(reader, directory / strategy, strategy, plan, served)
-        for strategy, plan in plans.items()
-        if planless.reason(plan) is None
+        _load_run(reader, directory / strategy, strategy, plan, served) for strategy, plan in plans.items() if planless.reason(plan) is None
     ]
     return Experiment(
         name=directory.name,

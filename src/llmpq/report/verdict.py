@@ -76,7 +76,8 @@ def _resumed(summary: dict[str, Any]) -> list[str]:
 def _without_plan(summary: dict[str, Any]) -> list[str]:
     """What was asked for and cannot be run: it does not fit, or it is priced for comparison alone."""
     found = summary.get("without_plan", [])
-    return [f"{each['strategy']} {'does not fit' if each['status'] == 'infeasible' else 'was not run'}: {each['message']}." for each in found]
+    words = {"infeasible": "does not fit", "priced": "was not run"}
+    return [f"{each['strategy']} {words[each['status']]}: {each['message'].removeprefix(each['strategy'] + ': ')}." for each in found]
 
 
 def _perplexities(entry: Entry) -> str:
