@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmpq import planless
@@ -16,7 +16,7 @@ from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
 from llmpq.plan.search import SearchResult, all_candidates, search
-from llmpq.plan.solve import solver_version
+from llmpq.plan.solve import SOLVERS, solver_version
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.why_not import explain_strategy
 
@@ -84,13 +84,41 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
 
 
 def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, started: float) -> dict[str, Any]:
-    version = solver_version(solver) if solver in ("glpk", "highs") else None
-    if version is None:
-        raise ConfigError(f"unknown solver '{solver}'; solvers are glpk, highs")
+    _known_solver(solver)
     candidates = all_candidates(problem)
     least = LeastOmega(problem, candidates)
     baselines = baseline_plans(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
+    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, candidates=candidates, least=least, started=started)
+    body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
+    priced = offload(problem, candidates)
+    if priced is not None:
+        block = offload_block(problem, priced)
+        wins = block["quality_budget_met"] is not False and block["objective_ms"] < body["objective_ms"] * (1 - TIE)
+        body["offload"] = {**block, "wins": wins}
+    return body
+
+
+def plan_from(
+    problem: Problem,
+    start: Iterable[Assignment],
+    solver: str,
+    *,
+    time_limit: float,
+    gap: float,
+    seed: int = 0,
+    candidates: list[Candidate] | None = None,
+    least: LeastOmega | None = None,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """The body of plan.json of the exact search from known plans, without baselines; at least as good as every plan of ``start`` that fits.
+
+    ``time_limit`` in seconds counts from ``started`` (a monotonic time; default now). Raises as ``plan`` does.
+    """
+    started = time.monotonic() if started is None else started
+    version = _known_solver(solver)
+    candidates = all_candidates(problem) if candidates is None else candidates
+    least = LeastOmega(problem, candidates) if least is None else least
     remaining = max(time_limit - (time.monotonic() - started), 0.0)
     found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, candidates=candidates, least=least)
     if found.best is None:
@@ -100,13 +128,14 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
     best = found.best if problem.quality_budget is None else polish(problem, found.best)
     body = plan_body(problem, best, "llmpq")
     body["certificate"] = _certificate(found, body["objective_ms"], solver, version, gap, seed, time.monotonic() - started)
-    body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
-    priced = offload(problem, candidates)
-    if priced is not None:
-        block = offload_block(problem, priced)
-        wins = block["quality_budget_met"] is not False and block["objective_ms"] < body["objective_ms"] * (1 - TIE)
-        body["offload"] = {**block, "wins": wins}
     return body
+
+
+def _known_solver(solver: str) -> str:
+    """Its name and version."""
+    if solver not in SOLVERS:
+        raise ConfigError(f"unknown solver '{solver}'; solvers are {', '.join(SOLVERS)}")
+    return solver_version(solver)
 
 
 def _price_offload(problem: Problem, candidates: list[Candidate]) -> dict[str, Any]:
