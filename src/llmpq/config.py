@@ -146,6 +146,14 @@ class MicroBatches:
 
 
 @dataclass
+class Pareto:
+    """The front of speed and quality: how many budgets, and factors on the memory of all devices (a front each)."""
+
+    points: int = 6
+    memory_factors: list[float] = field(default_factory=lambda: [1.0])
+
+
+@dataclass
 class Planner:
     name: str
     solver: str
@@ -154,6 +162,7 @@ class Planner:
     objective: Objective
     micro_batches: MicroBatches
     seed: int
+    pareto: Pareto = field(default_factory=Pareto)
 
 
 @dataclass

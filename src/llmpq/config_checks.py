@@ -30,7 +30,7 @@ POSITIVE = {
     "workload": ("requests", "slots", "prompt_tokens", "prompt_tokens_min", "new_tokens"),
     "profile": ("micro_batches", "prompt_tokens", "contexts", "repeats", "link_bytes"),
     "quantizer": ("group_size", "damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
-    "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode"),
+    "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode", "pareto.memory_factors"),
     "serve": ("timeout_s", "load_timeout_s"),
     "evaluate": ("windows", "window_tokens"),
 }
@@ -75,6 +75,8 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
             for number in [] if value is None else value if isinstance(value, list) else [value]:
                 if number < 0 or (number == 0 and keys is POSITIVE):
                     fail(key, f"is {number}, expected {least}")
+    if experiment["planner"]["pareto"]["points"] < 2:
+        fail("planner.pareto.points", f"is {experiment['planner']['pareto']['points']}, expected 2 or more")
     _check_regions(experiment, fail)
     _check_ranges(experiment, fail)
     _check_cluster(experiment["cluster"], fail)

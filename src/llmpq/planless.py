@@ -43,5 +43,5 @@ def write_unevaluated(plan_path: str | Path, quality: str | Path) -> None:
 
 def _pass_on(plan_path: str | Path, out: str | Path, kind: str, inputs: Sequence[str | Path]) -> None:
     plan = artifacts.read(plan_path, "plan")
-    body = {key: plan[key] for key in ("strategy", "experiment", "status", "message") if key in plan}
+    body: dict[str, Any] = {key: plan[key] for key in ("strategy", "experiment", "status", "message") if key in plan}
     artifacts.write(out, kind, {**body, "plan_sha256": artifacts.body_digest(plan)}, source=plan["source"], inputs=inputs)

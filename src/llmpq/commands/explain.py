@@ -39,7 +39,7 @@ def write_explanation(
 
     problem = read_problem(problem_path, objective)
     plan = artifacts.read(plan_path, "plan") if plan_path is not None else None
-    limits = {"solver": solver, "time_limit": time_limit, "gap": gap, "seed": seed}
+    limits: dict[str, Any] = {"solver": solver, "time_limit": time_limit, "gap": gap, "seed": seed}
     body = explain(problem, plan, **limits, path=str(problem_path))
     if experiment is not None:
         body["experiment"] = experiment

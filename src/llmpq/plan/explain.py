@@ -13,12 +13,10 @@ from llmpq import artifacts, planless
 from llmpq.errors import InfeasibleError, LlmpqError
 from llmpq.plan.changes import Change, changes
 from llmpq.plan.explain_words import baseline_sentence, change_sentence, head_sentences, stage_sentence
-from llmpq.plan.infeasible import explain_problem
 from llmpq.plan.known import assignment_of
 from llmpq.plan.losses import why_it_loses
 from llmpq.plan.planner import plan_from
 from llmpq.plan.problem import Problem
-from llmpq.plan.search import all_candidates
 from llmpq.plan.stage_load import stage_loads
 
 Document = dict[str, Any]
@@ -43,14 +41,14 @@ def explain(
     checked = Problem.from_document(problem, path)
     if plan is not None and plan["problem_sha256"] != artifacts.body_digest({"schema": "llmpq.problem", "version": 1, **problem}):
         raise LlmpqError(f"the plan was made for another problem than {path}; plan again")
-    limits = {"time_limit": time_limit, "gap": gap, "seed": seed}
+    limits: dict[str, Any] = {"time_limit": time_limit, "gap": gap, "seed": seed}
     asked = planless.reason(plan) if plan is not None else None
     known = [assignment_of(checked, plan)] if plan is not None and asked is None else []
     body = {"problem": checked.name, "problem_sha256": artifacts.body_digest(checked.document), "source": checked.document["source"]}
     try:
         best = plan_from(checked, known, solver, **limits)
-    except InfeasibleError:
-        return {**body, "feasible": False, **_infeasible(checked)}
+    except InfeasibleError as error:
+        return {**body, "feasible": False, "message": str(error), "details": error.details, "sentences": [str(error)]}
     explained = best if plan is None or asked is not None else dict(plan)
     body |= {"feasible": True, "strategy": explained["strategy"], "objective_ms": explained["objective_ms"]}
     body |= {"best_objective_ms": best["objective_ms"], "best_bound_ms": best["certificate"]["bound"]}
@@ -70,11 +68,6 @@ def _links(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The links that the plan uses, the way back included."""
     names = [stage["device"] for stage in plan["stages"]]
     return [*itertools.pairwise(names), (names[-1], names[0])] if len(names) > 1 else []
-
-
-def _infeasible(problem: Problem) -> Document:
-    message = explain_problem(problem, all_candidates(problem))
-    return {"message": message, "sentences": [message]}
 
 
 def _change(problem: Problem, change: Change, best: Mapping[str, Any], solver: str, limits: Mapping[str, Any]) -> Document:

@@ -30,7 +30,7 @@ def _loss(problem: Problem, name: str, plan: Assignment | None, mine: Assignment
         return {"strategy": name, "verdict": "does_not_fit", "message": explain_strategy(problem, name).removeprefix(f"{name}: ")}
     theirs, ours = _priced(problem, plan), _priced(problem, mine)
     lost = theirs["objective_ms"] - ours["objective_ms"]
-    entry = {
+    entry: dict[str, Any] = {
         "strategy": name,
         "verdict": "loses",
         "objective_ms": theirs["objective_ms"],
@@ -44,7 +44,7 @@ def _loss(problem: Problem, name: str, plan: Assignment | None, mine: Assignment
         return {**entry, "verdict": "breaks_budget", "quality_budget": problem.quality_budget}
     if lost <= TIE * ours["objective_ms"]:
         return {**entry, "verdict": "ties"}
-    worst = max(PHASES, key=lambda phase: entry[f"lost_in_{phase}_ms"])
+    worst = max(PHASES, key=lambda phase: float(entry[f"lost_in_{phase}_ms"]))
     return {**entry, "phase": worst, **_slowest(problem, plan, mine, worst), "unused_devices": _unused(problem, plan, mine)}
 
 

@@ -72,12 +72,10 @@ def _front(document: Document, factor: float, points: int, solver: str, limits: 
     candidates = all_candidates(free)
     tables = LeastOmega(free, candidates)
     least = min((tables.least(candidate) for candidate in candidates), default=math.inf)
-    if not math.isfinite(least):
-        try:
-            plan_from(free, [], solver, **limits)
-        except InfeasibleError as error:
-            return {"memory_factor": factor, "infeasible": str(error), "points": []}
-    fastest = plan_from(free, [], solver, **limits, candidates=candidates, least=tables)
+    try:
+        fastest = plan_from(free, [], solver, **limits, candidates=candidates, least=tables)
+    except InfeasibleError as error:
+        return {"memory_factor": factor, "infeasible": str(error), "points": []}
     known = [assignment_of(free, fastest)]
     found = []
     for budget in _budgets(least, fastest["omega_sum"], points):

@@ -29,7 +29,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The artifacts of one experiment. ``without_plan``: plan.json of strategies that have none to run. ``files`` maps every path that was read to its provenance."""
+    """The artifacts of one experiment.
+
+    ``without_plan``: plan.json of strategies that have none to run. ``files`` maps every path that was read to its provenance.
+    """
 
     name: str
     directory: Path
@@ -39,6 +42,8 @@ class Experiment:
     runs: list[Run]
     without_plan: list[Document]
     files: dict[Path, Document]
+    explanation: Document | None = None
+    front: Document | None = None
 
     @property
     def served(self) -> bool:
@@ -59,6 +64,8 @@ def load_experiment(
     indicator: str | Path | None,
     costs: Sequence[str | Path],
     strategies: Sequence[str],
+    explanation: str | Path | None = None,
+    front: str | Path | None = None,
     served: bool = True,
 ) -> Experiment:
     """Read the artifacts of ``strategies`` under ``directory`` with the shared ones; raise ArtifactError for a missing or stale one.
@@ -86,6 +93,8 @@ def load_experiment(
         costs=[reader.read(path, "cost") for path in costs],
         runs=runs,
         without_plan=without,
+        explanation=_read_beside(reader, explanation, "explain", problem_digest),
+        front=_read_beside(reader, front, "pareto", problem_digest),
         files=reader.files,
     )
 
@@ -100,6 +109,15 @@ class _Reader:
         document = artifacts.read(path, kind)
         self.files[Path(path)] = document.get("provenance", {})
         return document
+
+
+def _read_beside(reader: _Reader, path: str | Path | None, kind: str, problem_digest: str) -> Document | None:
+    """A file that may be missing, of this very problem."""
+    if path is None:
+        return None
+    document = reader.read(path, kind)
+    _expect(Path(path), "problem_sha256", document["problem_sha256"], problem_digest)
+    return document
 
 
 def _load_plan(reader: _Reader, directory: Path, strategy: str, problem_digest: str) -> Document:

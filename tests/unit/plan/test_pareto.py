@@ -1,5 +1,6 @@
 """The front against brute force: the fastest plan of every budget, no dominated point, a certificate for each."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ def checked_front(problem: dict[str, Any], front: dict[str, Any]) -> list[dict[s
         assert check(own, point["plan"]) == []
         assert point["plan"]["certificate"]["status"] == "optimal"
         assert point["omega_sum"] <= point["quality_budget"] * (1 + 1e-9) + 1e-9
-    for gentle, fast in zip(points, points[1:], strict=False):
+    for gentle, fast in itertools.pairwise(points):
         assert gentle["omega_sum"] < fast["omega_sum"]
         assert gentle["batch_ms"] > fast["batch_ms"]
     return points
 
 
-@pytest.mark.parametrize("seed", range(900, 930))
+@pytest.mark.parametrize("seed", range(900, 920))
 def test_every_point_is_the_best_of_its_budget_and_the_ends_are_those_of_brute_force(seed: int) -> None:
     problem = random_problem(seed)
     decisions = list(every_decision(problem))
