@@ -14,7 +14,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast lint format ui doctor bench help clean
+.PHONY: run all test test-fast lint format ui doctor help clean
 
 run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)

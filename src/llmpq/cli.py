@@ -54,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it went well, 1 when it found something, 2 for a wrong call or an error the user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
-    parser = argparse.ArgumentParser(
-        prog="llmpq", description="Plan, quantise, serve and measure a language model on a pipeline of unequal devices."
-    )
+    parser = argparse.ArgumentParser(prog="llmpq", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"llmpq {__version__}")
     choices = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in command_names():
@@ -77,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise  # not about a file of the user's
+        print(f"llmpq: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

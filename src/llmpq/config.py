@@ -219,9 +219,11 @@ class Experiment:
     strategies: list[str] = field(default_factory=lambda: list(DEFAULT_STRATEGIES))
 
 
-def experiment_names(config_dir: str | Path) -> list[str]:
-    """Names of the files in config/experiment."""
-    return sorted(path.stem for path in (Path(config_dir) / "experiment").glob("*.yaml"))
+def experiment_names(config_dir: str | Path, default_suite: bool = False) -> list[str]:
+    """Names of the files in config/experiment; with ``default_suite`` without those that set another suite."""
+    files = sorted((Path(config_dir) / "experiment").glob("*.yaml"))
+    other = re.compile(r"^suite: (?!default\b)", re.MULTILINE)
+    return [file.stem for file in files if not (default_suite and other.search(file.read_text(encoding="utf-8")))]
 
 
 def compose(config_dir: str | Path, names: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:

@@ -20,8 +20,8 @@ def load_experiments(config_dir: str | Path, settings: Mapping[str, Any], cache_
     if unknown:
         example = "overrides='[\"workload.new_tokens=64\"]'"
         raise ConfigError(f"unknown key '{unknown[0]}' in --config; known: experiments, overrides (for example {example})")
-    names = _list(settings.get("experiments"), "experiments") or experiment_names(config_dir)
-    overrides = _list(settings.get("overrides"), "overrides")
+    overrides = as_list(settings.get("overrides"), "overrides")
+    names = as_list(settings.get("experiments"), "experiments") or experiment_names(config_dir, default_suite=bool(overrides))
     files = sorted([*Path(config_dir).rglob("*.yaml"), *Path(__file__).parent.glob("config*.py")])
     state = hashlib.sha256(json.dumps([names, overrides]).encode())
     for file in files:
@@ -35,7 +35,7 @@ def load_experiments(config_dir: str | Path, settings: Mapping[str, Any], cache_
     return composed
 
 
-def _list(value: Any, key: str) -> list[str]:
+def as_list(value: Any, key: str) -> list[str]:
     """A list, or a string such as ``a,b`` or ``["a=1","b=[2,3]"]``, as a list of strings."""
     if value is None or value == "":
         return []

@@ -1,5 +1,6 @@
 """What a dataclass cannot say: ranges, names that must exist elsewhere, text regions that must not overlap."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ CHOICES = {
     "model.end_option": ("16", "32"),
     "cluster.launch": ("local",),
     "quantizer.method": ("gptq", "rtn"),
+    "quantizer.group_size": (64,),  # what the int4 kernel of this machine and the exported formats share
+    "quantizer.symmetric": (True,),
     "indicator.method": ("variance", "gptq-loss", "residual-error"),
     "indicator.rounding": ("deterministic", "stochastic"),
     "indicator.moment": ("variance", "second"),
@@ -42,6 +45,15 @@ NOT_NEGATIVE = {
     "backend": ("port",),
     "cluster": ("link.delay_ms",),
 }
+NOT_EMPTY = (
+    "profile.micro_batches",
+    "profile.prompt_tokens",
+    "profile.contexts",
+    "planner.micro_batches.prefill",
+    "planner.micro_batches.decode",
+)
+SOURCE_NEEDS = {"package": ("wheel", "member", "sha256"), "path": ("path",), "hub": ("path",)}
+GROUPS = ("model", "cluster", "workload", "profile", "quantizer", "indicator", "planner", "backend", "serve", "evaluate", "tracking")
 
 
 def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
@@ -50,11 +62,14 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     def fail(key: str, why: str) -> None:
         raise ConfigError(f"experiment '{name}': key '{key}': {why}")
 
+    for group in GROUPS:
+        if not re.fullmatch(r"[\w.-]+", experiment[group]["name"]) or set(experiment[group]["name"]) == {"."}:
+            fail(f"{group}.name", f"is '{experiment[group]['name']}'; a name is part of a path: letters, digits, '_', '-' and '.' only")
     if experiment["name"] != name:
         fail("name", f"is '{experiment['name']}', but the file is config/experiment/{name}.yaml")
     for key, allowed in CHOICES.items():
         if _get(experiment, key) not in allowed:
-            fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(allowed)}")
+            fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(map(str, allowed))}")
     _check_names(experiment["strategies"], tuple(STRATEGIES), "strategies", fail)
     _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail)
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
@@ -77,6 +92,9 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
                     fail(key, f"is {number}, expected {least}")
     if experiment["planner"]["pareto"]["points"] < 2:
         fail("planner.pareto.points", f"is {experiment['planner']['pareto']['points']}, expected 2 or more")
+    for key in NOT_EMPTY:
+        if _get(experiment, key) == []:
+            fail(key, "is empty; list at least one size")
     _check_regions(experiment, fail)
     _check_ranges(experiment, fail)
     _check_cluster(experiment["cluster"], fail)
@@ -94,9 +112,12 @@ def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
         for group, entry, value in entries:
             first, other = seen.setdefault((group, entry), (name, value))
             if other != value:
+                mend = "give one of them a file of its own in config/device, and a cluster that uses it"
+                if group != "device":
+                    mend = f"give one of them another name (for example {group}.name={entry}-2)"
                 raise ConfigError(
                     f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored "
-                    f"under that name: give one of them another name (for example {group}.name={entry}-2)"
+                    f"under that name: {mend}"
                 )
 
 
@@ -155,6 +176,26 @@ def _check_ranges(experiment: Mapping[str, Any], fail: Any) -> None:
         )
     if (objective["theta_ms"] is None) == (objective["quality_budget"] is None):
         fail("planner.objective", "set exactly one of theta_ms and quality_budget (the other one null)")
+    sizes = experiment["planner"]["micro_batches"]
+    if sizes["prefill"] and sizes["decode"] and min(sizes["prefill"]) > max(sizes["decode"]):
+        fail("planner.micro_batches", f"every prefill size {sizes['prefill']} is larger than every decode size {sizes['decode']}")
+    if len(set(experiment["profile"]["link_bytes"])) < 2:
+        fail("profile.link_bytes", f"is {experiment['profile']['link_bytes']}; a line through the times needs at least two sizes")
+    if experiment["evaluate"]["window_tokens"] < 2:
+        fail(
+            "evaluate.window_tokens",
+            f"is {experiment['evaluate']['window_tokens']}; a window's first token is not scored, so 2 or more",
+        )
+    if experiment["backend"]["port"] > 65535:
+        fail("backend.port", f"is {experiment['backend']['port']}; a port is 0 (any free one) to 65535")
+    model = experiment["model"]
+    for key in SOURCE_NEEDS[model["source"]]:
+        if not model[key]:
+            fail(f"model.{key}", f"is empty, but model.source is '{model['source']}'")
+    uri = experiment["tracking"]["uri"]
+    if uri and re.search(r"://[^/@\s]*:[^/@\s]*@", uri):
+        why = "holds a password, which would be kept with the results: put it in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+        fail("tracking.uri", why + "or the whole URI in MLFLOW_TRACKING_URI")
     if not 0 < experiment["planner"]["gap"] < 1:
         fail("planner.gap", f"is {experiment['planner']['gap']}, expected a fraction between 0 and 1")
 
@@ -175,6 +216,8 @@ def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:
         for part in ("cores", "memory_mib"):
             if device[part] <= 0:
                 fail(f"{where}.{part}", f"is {device[part]}, expected more than 0")
+        if not 0 <= device["reserve_mib"] < device["memory_mib"]:
+            fail(f"{where}.reserve_mib", f"is {device['reserve_mib']}, expected 0 to below memory_mib ({device['memory_mib']})")
     names = [member["name"] for member in cluster["members"]]
     for member in cluster["members"]:
         where = f"cluster.members[{member['name']}]"
@@ -183,6 +226,8 @@ def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:
         if member["device"] not in cluster["types"]:
             fail(f"{where}.device", f"unknown device '{member['device']}'; cluster.types has: {', '.join(cluster['types'])}")
         device = cluster["types"][member["device"]]
+        if min(member["cores"], default=0) < 0:
+            fail(f"{where}.cores", f"lists {member['cores']}; cores are numbered from 0")
         if len(set(member["cores"])) != device["cores"]:
             fail(f"{where}.cores", f"lists {member['cores']}, but the device '{device['name']}' has cores: {device['cores']}")
     devices = [{"cores": member["cores"], "slowdown": cluster["types"][member["device"]]["slowdown"]} for member in cluster["members"]]

@@ -53,6 +53,12 @@ def job(snakemake: Any) -> Iterator[None]:
         ended("failed", error=str(error))
         _say(terminal, f"llmpq: error: {title}: {error}")
         sys.exit(1)
+    except OSError as error:
+        traceback.print_exc()
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else f"{type(error).__name__}: {error}"
+        ended("failed", error=what)
+        _say(terminal, f"llmpq: error: {title}: {what} (trace in {log})")
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code in (None, 0):
             ended("finished")

@@ -97,4 +97,4 @@ def test_dumps_round_trips_and_keeps_one_row_per_line() -> None:
     document = {"rows": [{"a": 1, "b": [1, 2]}, {"a": 2, "b": []}], "empty": {}, "text": "ü\n"}
     text = artifacts.dumps(document)
     assert json.loads(text) == document
-    assert '  {"a": 1, "b": [1, 2]}' in text or '"a": 1' in text
+    assert '\n   "b": [1, 2]\n' in text

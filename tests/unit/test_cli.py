@@ -65,6 +65,19 @@ def test_an_artifact_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_that_cannot_be_written_is_named() -> None:
+    problem = Path(__file__).parents[1] / "lp" / "problem.json"
+    found = llmpq("plan", str(problem), "--strategy", "uniform", "--out", "/proc/none/plan.json")
+    assert found.returncode == 2
+    assert len(found.stderr.splitlines()) == 1
+    assert found.stderr.startswith("llmpq: error: /proc/none")
+
+
+def test_a_port_out_of_range_is_one_line() -> None:
+    found = llmpq("ui", "--port", "99999")
+    assert (found.returncode, found.stderr) == (2, "llmpq: error: --port 99999: a port is 1 to 65535\n")
+
+
 def test_commands_have_the_three_parts() -> None:
     for name in NAMES:
         text = (Path(commands.__path__[0]) / f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")

@@ -1,12 +1,14 @@
 """The configuration: every file composes, and every mistake gives one line that names the key."""
 
+import dataclasses
 import shutil
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from llmpq.config import compose, experiment_names
+from llmpq.config import Device, Experiment, Member, compose, experiment_names
 from llmpq.config_cache import load_experiments
 from llmpq.config_checks import OPTIONS, TEXTS
 from llmpq.errors import ConfigError
@@ -204,10 +206,63 @@ def test_the_names_that_the_checks_know_are_those_of_the_stages() -> None:
     assert set(TEXTS) == set(PREPARED)
 
 
-def test_every_key_is_explained_in_the_readme() -> None:
-    text = (CONFIG / "README.md").read_text(encoding="utf-8")
-    for path in sorted(CONFIG.glob("*/*.yaml")):
-        if path.parent.name != "experiment":
-            for key in yaml.safe_load(path.read_text(encoding="utf-8")):
-                if key != "defaults":
-                    assert f"`{key}`" in text, f"{path}: {key}"
+def explained(kind: type, section: str, where: str) -> None:
+    """Every field of a dataclass, and of those inside it, stands in backticks in the section."""
+    for name, annotation in typing.get_type_hints(kind).items():
+        assert f"`{name}`" in section, f"{where}.{name}"
+        for inner in (annotation, *typing.get_args(annotation)):
+            if dataclasses.is_dataclass(inner) and inner not in (Member, Device):
+                explained(typing.cast(type, inner), section, f"{where}.{name}")
+
+
+def test_every_key_is_explained_in_its_section_of_the_readme() -> None:
+    sections = {part.split("\n")[0]: part for part in (CONFIG / "README.md").read_text(encoding="utf-8").split("\n## ")[1:]}
+    groups = {name: kind for name, kind in typing.get_type_hints(Experiment).items() if dataclasses.is_dataclass(kind)}
+    assert set(sections) == {"Experiment", "device", *groups}
+    for name, kind in {"device": Device, **groups}.items():
+        explained(typing.cast(type, kind), sections[name], name)
+    for name in set(typing.get_type_hints(Experiment)) - set(groups):
+        assert f"`{name}`" in sections["Experiment"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("quantizer.group_size=7", "quantizer.group_size"),
+        ("quantizer.symmetric=false", "quantizer.symmetric"),
+        ("backend.port=99999", "backend.port': is 99999"),
+        ("profile.link_bytes=[64]", "at least two sizes"),
+        ("profile.micro_batches=[]", "profile.micro_batches': is empty"),
+        ("planner.micro_batches.decode=[]", "planner.micro_batches.decode': is empty"),
+        ("planner.micro_batches={prefill: [16], decode: [4, 8]}", "every prefill size [16] is larger"),
+        ("model.source=path", "model.path': is empty"),
+        ("model.wheel=''", "model.wheel': is empty"),
+        ("evaluate.window_tokens=1", "evaluate.window_tokens': is 1"),
+        ("cluster.types.cpu-fast.reserve_mib=9999", "cluster.types.cpu-fast.reserve_mib"),
+        ("cluster.types.cpu-fast.reserve_mib=-5", "cluster.types.cpu-fast.reserve_mib"),
+        ("cluster.members=[{name: fast0, device: cpu-fast, cores: [-1]}]", "cores are numbered from 0"),
+        ("cluster.name=a/b", "cluster.name"),
+        ("quantizer.name=..", "quantizer.name"),
+        ("quantizer.name='a b'", "quantizer.name"),
+        ("tracking.uri='http://me:secret@host/'", "holds a password"),
+    ],
+)
+def test_a_value_that_can_never_work_is_refused_before_anything_runs(change: str, words: str) -> None:
+    told = message([change])
+    assert words in told
+    assert "secret" not in told
+
+
+def test_a_device_that_two_experiments_change_needs_a_file_of_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    shutil.copytree(CONFIG, config)
+    with (config / "experiment" / "trio.yaml").open("a", encoding="utf-8") as file:
+        file.write("\ncluster: {types: {cpu-slow: {slowdown: 3}}}\n")
+    told = message([], ("duo", "trio"), config)
+    assert "a file of its own in config/device" in told
+
+
+def test_overrides_without_experiments_leave_the_test_suite_alone(tmp_path: Path) -> None:
+    found = load_experiments(CONFIG, {"overrides": ["workload.new_tokens=7"]}, tmp_path)
+    assert set(found) == {name for name in experiment_names(CONFIG) if name != "smoke"}
+    assert {each["workload"]["new_tokens"] for each in found.values()} == {7}

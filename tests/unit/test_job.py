@@ -81,6 +81,15 @@ def test_a_fault_of_the_program_names_the_log(tmp_path: Path, monkeypatch: pytes
     assert "Traceback" not in ended.stderr
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(tmp_path, monkeypatch)
+    ended = run("open('/proc/none/plan.json', 'w')", tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[1:] == [
+        f"llmpq: error: {TITLE}: /proc/none/plan.json: No such file or directory (trace in logs/serve.log)"
+    ]
+
+
 @pytest.mark.parametrize("line", ["3/30 layers, 9 s left", "window 3 of 30", "9 %, 50 s left"])
 def test_progress_is_the_latest_line_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     begin(tmp_path, monkeypatch)

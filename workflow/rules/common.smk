@@ -2,7 +2,8 @@
 
 import sys
 
-from llmpq.config_cache import load_experiments
+from llmpq.config_checks import TEXTS
+from llmpq.config_cache import as_list, load_experiments
 from llmpq.errors import ConfigError, LlmpqError
 from llmpq.plan.strategies import STRATEGIES
 from llmpq.report.verdict import focus_strategy
@@ -20,6 +21,8 @@ try:
     EXPERIMENTS = load_experiments(CONFIG, config, CACHE)
 except LlmpqError as error:
     sys.exit(f"llmpq: error: {error}")
+
+OVERRIDES = as_list(config.get("overrides"), "overrides")
 
 # Without --config experiments=…, `all` means the real ones; the tiny one for tests can still be asked for by name.
 CHOSEN = [name for name, each in EXPERIMENTS.items() if "experiments" in config or each["suite"] == "default"]
@@ -63,12 +66,20 @@ def entry(group, name):
         if found is not None:
             return found
     if group not in ("device", "cluster") and (CONFIG / group / f"{name}.yaml").is_file():  # nobody uses it, but its path may be asked for
-        chosen = {"experiments": CHOSEN[:1], "overrides": [f"{group}={name}"]}
+        chosen = {"experiments": CHOSEN[:1], "overrides": [f"{group}={name}", *OVERRIDES]}
         return next(iter(load_experiments(CONFIG, chosen, CACHE).values()))[group]
     known = {key for each in EXPERIMENTS.values() for key in (each["cluster"]["types"] if group == "device" else [each[group]["name"]])}
     if group not in ("device", "cluster"):
         known |= {path.stem for path in (CONFIG / group).glob("*.yaml")}
-    raise ConfigError(f"unknown {group} '{name}'; known: {', '.join(sorted(known))}")
+    what = "no experiment uses the" if (CONFIG / group / f"{name}.yaml").is_file() else "unknown"
+    raise ConfigError(f"{what} {group} '{name}'; known: {', '.join(sorted(known))}")
+
+
+def known_text(name):
+    """The name of a text that can be prepared."""
+    if name not in TEXTS:
+        raise ConfigError(f"unknown text '{name}'; known: {', '.join(TEXTS)}")
+    return name
 
 
 def of_entry(group, keys=""):

@@ -26,6 +26,7 @@ rule prepare_text:
     conda:
         ENVIRONMENT
     params:
+        text=lambda wildcards: known_text(wildcards.text),
         code=code_digest("llmpq.text"),
     message:
         "Prepare the text {wildcards.text}"

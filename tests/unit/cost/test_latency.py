@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmpq import artifacts
-from llmpq.cost.latency import TERMS, LatencyFit, LatencyModel, fit, fit_profile, fit_terms, held_out_error, mape
+from llmpq.cost.latency import TERMS, LatencyFit, LatencyModel, fit, fit_profile, fit_terms, held_out_error
 from llmpq.errors import ArtifactError
 
 SIZES, PROMPTS, CONTEXTS = (1, 2, 4, 8, 16), (32, 64, 128, 256), (32, 96, 160, 288)
@@ -79,7 +79,7 @@ def test_held_out_error_leaves_out_whole_shapes() -> None:
     # One size is an outlier at every length: the fit that saw it would hide the error, the held-out one shows it in full.
     spoiled = [(v, t, ms * (3.0 if v == 4 else 1.0)) for v, t, ms in exact]
     knots = fit("layer", "decode", "16", "knots", spoiled)
-    assert mape(knots, spoiled) < 0.01 or knots.predict(8, 96) > decode_ms(8, 96)  # the cumulative maximum keeps it monotone
+    assert knots.predict(8, 96) > decode_ms(8, 96)  # the outlier is followed, and the cumulative maximum keeps the fit monotone
     others = [point for point in exact if point[0] != 4]
     alone = fit("layer", "decode", "16", "knots", others)
     assert abs(alone.predict(4, 96) / (3 * decode_ms(4, 96)) - 1) > 0.6

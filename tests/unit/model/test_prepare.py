@@ -79,6 +79,7 @@ def test_a_directory_is_linked_not_copied(package: dict[str, Any], tmp_path: Pat
         ({"member": "tiny_model/other.gguf"}, "the wheel has no member 'tiny_model/other.gguf'"),
         ({"wheel": "/nowhere/x-1-py3-none-any.whl"}, r"x-1-py3-none-any\.whl: no such wheel"),
         ({"wheel": ""}, "model 'tiny': key 'wheel' is missing or not a string"),
+        ({"layers": 99}, "key 'model.layers' is 99, but tiny has"),
         ({"source": "torrent"}, "source is 'torrent', expected package, path or hub"),
         ({"source": "path", "path": "/nowhere"}, "/nowhere: no such directory"),
         ({"source": "path", "path": "/"}, r"config\.json: no such file"),

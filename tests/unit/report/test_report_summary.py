@@ -100,6 +100,17 @@ def test_plans_alone_give_a_report_without_measured_figures(tmp_path: Path) -> N
     assert "is predicted to serve" in summary["verdict"]["headline"]
 
 
+def test_a_degraded_fit_is_said(tmp_path: Path) -> None:
+    paths = make_experiment(tmp_path)
+    assert write_report(paths.directory, **paths.arguments())["degraded_fits"] == []
+    cost = _read(paths.costs[1])
+    cost["fits"][0]["heldout_mape"] = 0.17
+    paths.costs[1].write_text(artifacts.dumps({**cost, "degraded": True}), encoding="utf-8")
+    summary = write_report(paths.directory, **paths.arguments())
+    assert summary["degraded_fits"] == [{"device": "cpu-slow0", "heldout_percent": 17.0}]
+    assert "on cpu-slow0 (17.0 %)" in summary["verdict"]["points"][-1]
+
+
 def test_a_plan_that_takes_no_time_is_refused(tmp_path: Path) -> None:
     paths = make_experiment(tmp_path, strategies=("llmpq",), served=False)
     file = paths.directory / "llmpq" / "plan.json"

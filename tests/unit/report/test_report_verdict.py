@@ -32,6 +32,7 @@ def _verdict(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "speed_claimed": True,
         "objective": {"quality_budget": 1.0},
         "reference_option": "4",
+        "degraded_fits": [],
         "strategies": list(entries),
     }
     return verdict({**summary, **changes})
