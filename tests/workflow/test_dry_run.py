@@ -56,7 +56,7 @@ def snakemake(folder: Path, *config: str) -> subprocess.CompletedProcess[str]:
     [
         (["experiments=duet"], ["unknown experiment 'duet'", "duo, smoke, solo, trio"]),
         (["experiments=duo", "overrides=model=gpt"], ["model/gpt", "smollm2-135m-instruct"]),
-        (["experiments=duo", "overrides=strategies=[best]"], ["strategies", "best", "llmpq, adabits"]),
+        (["experiments=duo", "overrides=strategies=[best]"], ["strategies", "best", "llmpq, llmpq-transfer, adabits"]),
         (["experiments=duo", "overrides=workload.colour=red"], ["workload.colour", "new_tokens"]),
         (["experiments=duo", "overrides=workload.new_tokens=many"], ["workload.new_tokens", "many"]),
         (["experiment=duo"], ["experiment", "known: experiments, overrides"]),

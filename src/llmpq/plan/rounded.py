@@ -11,6 +11,8 @@ from llmpq.plan.candidate import Candidate, Counts, Floats
 from llmpq.plan.pricing import fitting, totals_ms
 from llmpq.plan.problem import Problem
 
+SQUEEZES = 6  # layers that may take a smaller option to make room for one more
+
 
 def rounded_counts(problem: Problem, candidate: Candidate, end: int) -> Counts | None:
     """Counts [N, B] with ``ends[end]``; None where the relaxation has no solution, or rounding finds none that fits."""
@@ -25,14 +27,46 @@ def rounded_counts(problem: Problem, candidate: Candidate, end: int) -> Counts |
         trials = counts + units
         # An empty stage is mended first: what cannot hold a layer now never will.
         good = np.flatnonzero(_room(candidate, trials, end))
-        if not len(good):
-            return None
+        if not len(good):  # one more layer fits only where another one takes a smaller option
+            mended = _squeezed(candidate, trials, end)
+            if mended is None:
+                return None
+            counts = mended
+            continue
         empty = (trials[good].sum(axis=2) == 0).sum(axis=1)
         missing = (fractional - counts).reshape(-1)[good]
         time = totals_ms(candidate, trials[good], end) + problem.theta_ms * damage[good % options]
         place = np.lexsort((time, -np.round(missing, 6), empty))[0]
         counts = trials[good[place]]
     return counts if fitting(candidate, counts[None], end)[0] else None
+
+
+def _squeezed(candidate: Candidate, trials: Counts, end: int) -> Counts | None:
+    """Of ``trials`` with up to a few layers changed to the next smaller option of their stage until it fits: the fewest changes."""
+    best: tuple[int, Counts] | None = None
+    for trial in trials:
+        if ((trial > 0) & ~candidate.available).any():
+            continue
+        counts, changes = trial.copy(), 0
+        while not _room(candidate, counts[None], end)[0] and changes < SQUEEZES:
+            over = (counts * candidate.layer_bytes).sum(axis=1) - (candidate.capacity - candidate.end_bytes[end])
+            j = int(over.argmax())
+            steps = [
+                (int(candidate.layer_bytes[j, p] - candidate.layer_bytes[j, q]), p, q)
+                for p in np.flatnonzero(counts[j])
+                for q in np.flatnonzero(candidate.available[j])
+                if candidate.layer_bytes[j, q] < candidate.layer_bytes[j, p]
+            ]
+            if not steps:
+                break
+            enough = [step for step in steps if step[0] >= over[j]]
+            _, p, q = min(enough) if enough else max(steps)
+            counts[j, p] -= 1
+            counts[j, q] += 1
+            changes += 1
+        if _room(candidate, counts[None], end)[0] and (best is None or changes < best[0]):
+            best = (changes, counts)
+    return None if best is None else best[1]
 
 
 def _room(candidate: Candidate, counts: Counts, end: int) -> np.ndarray:

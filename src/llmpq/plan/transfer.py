@@ -12,13 +12,14 @@ adabits plan of a candidate its rounded relaxation is a start too, since a desce
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from llmpq.plan.assign import assign
 from llmpq.plan.bound import Relaxation
-from llmpq.plan.candidate import Assignment, Candidate, Counts, Floats, build, objective_ms, within_budget
+from llmpq.plan.candidate import Assignment, Candidate, Counts, Floats, build, within_budget
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.moves import Moves
@@ -35,6 +36,7 @@ FEW = 1500  # candidates that are all looked at
 PROGRAMS = 40  # linear programs solved to tell which candidates are promising
 STARTS = 8  # candidates with which the descent may begin
 KEPT = 3  # orders kept, and starts from which the descent is made
+SHARPNESS = (8.0, 30.0, math.inf)  # norms in place of the maxima, one descent after the other
 TRIES = 6  # moves per step whose exact objective is asked for
 _GAIN = 1e-9
 
@@ -45,7 +47,7 @@ class _State:
     counts: Counts
     end: int
     assignment: Assignment
-    worth: tuple[bool, float]  # (breaks the quality budget, objective in ms)
+    worth: tuple[bool, float]  # (breaks the quality budget, objective in ms; where it breaks it, Σ omega)
 
 
 def transfer(problem: Problem, _: list[Candidate] | None = None) -> Assignment | None:
@@ -55,7 +57,9 @@ def transfer(problem: Problem, _: list[Candidate] | None = None) -> Assignment |
     tables = LeastOmega(problem, starts)
     states = [descent.state(candidate, counts, end) for candidate in starts for counts, end in _first_counts(problem, candidate, tables)]
     states.sort(key=lambda state: state.worth)
-    ends = [descent.run(state) for state in states[:KEPT]]
+    # Those outside the budget, the relaxation rounded the wrong way, are often a move away from the best plans.
+    within, over = ([state for state in states if state.worth[0] == breaks][:KEPT] for breaks in (False, True))
+    ends = [descent.run(state) for state in within + over]
     if not ends:
         return None
     best = min(ends, key=lambda state: state.worth).assignment
@@ -98,14 +102,25 @@ class _Descent:
         self.omega = np.array([problem.omega[option] for option in problem.options])
         self.bits = [problem.bits[option] for option in problem.options]
         self.moves: dict[int, Moves] = {}
+        self.sharpness = math.inf
 
     def state(self, candidate: Candidate, counts: Counts, end: int) -> _State:
         assignment = Assignment(candidate.order, candidate.batches, assign(self.problem, counts), candidate.ends[end])
-        over = not within_budget(self.problem, assignment.omega_sum(self.problem))
-        return _State(candidate, counts, end, assignment, (over, objective_ms(self.problem, candidate, assignment)))
+        omega = assignment.omega_sum(self.problem)
+        over = not within_budget(self.problem, omega)
+        return _State(candidate, counts, end, assignment, (over, omega if over else self.value(candidate, counts, end, omega)))
+
+    def value(self, candidate: Candidate, counts: Counts, end: int, omega: float) -> float:
+        """The objective in ms, its maxima as sharp as they are at the moment."""
+        return float(totals_ms(candidate, counts[None], end, self.sharpness)[0]) + self.problem.theta_ms * omega
 
     def run(self, state: _State) -> _State:
-        """Transfers until none helps, then the best micro-batches for what came out, and so on until nothing changes."""
+        """Transfers until none helps, then the best micro-batches for what came out, and so on until nothing changes.
+
+        Blunt maxima first: among stages that are equally slow a single move gains nothing unless relieving one of them counts.
+        """
+        for self.sharpness in SHARPNESS:
+            state = self.transfers(self.state(state.candidate, state.counts, state.end))
         while True:
             state = self.transfers(state)
             other = self.other_batches(state)
@@ -120,15 +135,15 @@ class _Descent:
 
     def other_batches(self, state: _State) -> _State:
         """The same layers and options at every other choice of micro-batches."""
-        over, best = state.worth
-        found = state
+        found, omega = state, state.assignment.omega_sum(self.problem)
         for batches in self.problem.micro_batches:
             candidate = build(self.problem, state.candidate.order, batches)
-            if candidate.fits(state.counts, state.end):
+            if not state.worth[0] and candidate.fits(state.counts, state.end):
                 assignment = Assignment(candidate.order, batches, state.assignment.stages, state.assignment.ends)
-                value = objective_ms(self.problem, candidate, assignment)
-                if value < best * (1 - _GAIN):
-                    best, found = value, _State(candidate, state.counts, state.end, assignment, (over, value))
+                other = _State(
+                    candidate, state.counts, state.end, assignment, (False, self.value(candidate, state.counts, state.end, omega))
+                )
+                found = other if self.better(other, found) else found
         return found
 
     def step(self, state: _State) -> _State | None:
@@ -170,7 +185,7 @@ class _Descent:
         if self.problem.quality_budget is not None and not state.worth[0]:
             keeps = omega <= self.problem.quality_budget + _GAIN
             usable, omega = usable[keeps], omega[keeps]
-        promise = totals_ms(state.candidate, trials[usable], state.end) + self.problem.theta_ms * omega
+        promise = totals_ms(state.candidate, trials[usable], state.end, self.sharpness) + self.problem.theta_ms * omega
         if state.worth[0]:  # outside the budget: less damage first
             promise = omega
         for place in np.argsort(promise, kind="stable")[:TRIES]:

@@ -104,6 +104,20 @@ def test_the_report_compares_the_others_and_says_who_is_missing(tmp_path: Path) 
     assert "uniform does not fit" in page
 
 
+def test_where_offloading_wins_the_verdict_begins_with_it(tmp_path: Path) -> None:
+    paths = make_experiment(tmp_path, served=False)
+    plan = artifacts.read(paths.directory / "llmpq" / "plan.json", "plan")
+    block = {"option": "16", "ends": ["16", "16"], "stages": [{"device": "fast0", "layers": 30, "streamed": 12}], "tokens_per_s": 99.0}
+    block |= {"micro_batch": {"prefill": 8, "decode": 32}, "prefill_s": 1.5, "decode_s": 2.0, "omega_sum": 0.0, "objective_ms": 3500.0}
+    for wins in (True, False):
+        body = {key: value for key, value in plan.items() if key != "provenance"}
+        body |= {"offload": {**block, "quality_budget_met": True, "wins": wins}}
+        artifacts.write(paths.directory / "llmpq" / "plan.json", "plan", body, source="computed")
+        verdict = write_report(paths.directory, **paths.arguments(served=False))["verdict"]
+        assert verdict["headline"].startswith("By the goal that was set, streaming layers from host memory at option 16") == wins
+        assert ("(3.5 s predicted" in verdict["headline"]) == wins
+
+
 def test_a_report_needs_at_least_one_plan(tmp_path: Path) -> None:
     paths = make_experiment(tmp_path, strategies=("uniform",))
     replaced(paths, "uniform")
