@@ -77,7 +77,7 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
     ("target", "message"),
     [
         ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: duo, smoke, solo, trio"),
-        ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, adabits, "),
+        ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, llmpq-transfer, adabits, "),
         ("resources/models/gpt/model.json", "unknown model 'gpt'; known: smollm2-135m-instruct"),
         ("results/profiles/default/smollm2-135m-instruct/gpu.json", "unknown device 'gpu'; known: cpu-fast, cpu-large, cpu-slow"),
         ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, solo, trio"),

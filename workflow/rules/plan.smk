@@ -65,7 +65,7 @@ rule plan:
 rule explain:
     input:
         problem=f"{EXPERIMENT}/problem.json",
-        plan=lambda wildcards: f"{EXPERIMENT}/{focus_strategy(EXPERIMENTS[wildcards.experiment]['strategies'])}/plan.json",
+        plan=lambda wildcards: f"{EXPERIMENT}/{focus_strategy(experiment(wildcards)['strategies'])}/plan.json",
     output:
         f"{EXPERIMENT}/explain.json",
     log:

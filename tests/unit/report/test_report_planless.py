@@ -115,7 +115,7 @@ def test_where_offloading_wins_the_verdict_begins_with_it(tmp_path: Path) -> Non
         artifacts.write(paths.directory / "llmpq" / "plan.json", "plan", body, source="computed")
         verdict = write_report(paths.directory, **paths.arguments(served=False))["verdict"]
         assert verdict["headline"].startswith("By the goal that was set, streaming layers from host memory at option 16") == wins
-        assert ("(3.5 s predicted" in verdict["headline"]) == wins
+        assert ("(3.50 s predicted" in verdict["headline"]) == wins
 
 
 def test_a_report_needs_at_least_one_plan(tmp_path: Path) -> None:
