@@ -24,7 +24,7 @@ def random_problem(seed: int) -> dict[str, Any]:
     """A problem with up to 5 layers, 3 devices, 3 options and 6 slots; some have no plan, some are best solved with fewer devices.
 
     Half offer a choice of end options, a third a choice of cache precisions, a third have devices that share hardware, a fifth have two
-    devices that can be exchanged.
+    devices that can be exchanged, a quarter many plans of the same value.
     """
     draw = random.Random(seed)
     layers, names = draw.randint(1, 5), draw.sample(["ash", "birch", "cedar"], draw.randint(1, 3))
@@ -54,7 +54,7 @@ def random_problem(seed: int) -> dict[str, Any]:
     objective = (
         {"theta_ms": draw.choice([0.0, 5.0, 50.0])} if draw.random() < 0.5 else {"quality_budget": draw.choice([0.0, 0.1, 0.5, 1.0])}
     )
-    return {
+    problem = {
         "name": f"random-{seed}",
         "source": "computed",
         "model": {"name": "tiny", "layers": layers},
@@ -74,6 +74,17 @@ def random_problem(seed: int) -> dict[str, Any]:
         "end_omega": end_omega,
         "objective": objective,
     }
+    return _coarse(problem) if draw.random() < 0.25 else problem
+
+
+def _coarse(problem: dict[str, Any]) -> dict[str, Any]:
+    """Times in whole ms and sensitivities in quarters: many plans tie."""
+    for device in problem["devices"]:
+        for part in (part for key in ("options", *ENDS) for part in device[key].values()):
+            for phase in PHASES:
+                part[f"{phase}_ms"] = {size: round(ms) for size, ms in part[f"{phase}_ms"].items()}
+    problem["omega"] = {option: [round(4 * value) / 4 for value in row] for option, row in problem["omega"].items()}
+    return problem
 
 
 def _sensitivity(draw: random.Random, option: str, layers: int) -> list[float]:

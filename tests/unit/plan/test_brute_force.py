@@ -59,6 +59,7 @@ def test_the_random_problems_cover_what_they_should() -> None:
     seeds = sorted({*HIGHS, *GLPK})
     pairs = [(random_problem(seed), best_of_seed(seed)) for seed in seeds]
     problems = [problem for problem, _ in pairs]
+    assert sum(ties(problem, best) > 1 for problem, best in pairs if best is not None) >= 10
     solved = [(problem, best) for problem, best in pairs if best is not None]
     assert len(pairs) - len(solved) >= 10
     assert sum(len(best.devices) < len(problem["devices"]) for problem, best in solved) >= 10
@@ -71,6 +72,11 @@ def test_the_random_problems_cover_what_they_should() -> None:
     assert sum(len(set(exchangeable_classes(Problem.from_document(problem)))) < len(problem["devices"]) for problem in problems) >= 10
     assert sum(any("uses" in device for device in problem["devices"]) for problem, _ in solved) >= 20
     assert sum(problem["tied_embeddings"] and len(best.devices) == 1 and best.ends[0] == best.ends[1] for problem, best in solved) >= 10
+
+
+def ties(problem: dict, best: Decision) -> int:
+    """How many decisions are as good as the best one."""
+    return sum(within(problem, item.omega) and item.objective_ms <= best.objective_ms * (1 + 1e-9) for item in every_decision(problem))
 
 
 @pytest.mark.parametrize("seed", range(200, 225))

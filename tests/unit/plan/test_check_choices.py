@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from plan_instances import rich_problem
+from plan_instances import ENDS, GOLDEN, PHASES, rich_problem
 
 from llmpq.errors import ArtifactError
 from llmpq.plan.check import check
@@ -28,19 +28,19 @@ def changed(plan: dict[str, Any], stage: int, **values: Any) -> dict[str, Any]:
     return broken
 
 
-@pytest.mark.parametrize(
-    ("stage", "values", "message"),
-    [
-        (0, {"embedding_option": "4"}, "stage 0: embedding_option is '4', which device '{device}' does not offer"),
-        (1, {"head_option": "2"}, "stage 1: head_option is '2', which device '{device}' does not offer"),
-        (0, {"embedding_option": None}, "stage 0: embedding_option is None; the first stage has one, every other stage null"),
-        (1, {"head_option": None}, "stage 1: head_option is None; the last stage has one, every other stage null"),
-        (1, {"embedding_option": "16"}, "stage 1: embedding_option is 16; the first stage has one, every other stage null"),
-        (0, {"head_option": "8"}, "stage 0: head_option is 8; the last stage has one, every other stage null"),
-        (1, {"has_head": False}, "stage 1: has_head is False; the head is on the last stage and nowhere else"),
-        (1, {"has_embedding": True}, "stage 1: has_embedding is True; the embedding is on the first stage and nowhere else"),
-    ],
-)
+MISPLACED: list[tuple[int, dict[str, Any], str]] = [
+    (0, {"embedding_option": "4"}, "stage 0: embedding_option is '4', which device '{device}' does not offer"),
+    (1, {"head_option": "2"}, "stage 1: head_option is '2', which device '{device}' does not offer"),
+    (0, {"embedding_option": None}, "stage 0: embedding_option is None; the first stage has one, every other stage null"),
+    (1, {"head_option": None}, "stage 1: head_option is None; the last stage has one, every other stage null"),
+    (1, {"embedding_option": "16"}, "stage 1: embedding_option is 16; the first stage has one, every other stage null"),
+    (0, {"head_option": "8"}, "stage 0: head_option is 8; the last stage has one, every other stage null"),
+    (1, {"has_head": False}, "stage 1: has_head is False; the head is on the last stage and nowhere else"),
+    (1, {"has_embedding": True}, "stage 1: has_embedding is True; the embedding is on the first stage and nowhere else"),
+]
+
+
+@pytest.mark.parametrize(("stage", "values", "message"), MISPLACED)
 def test_misplaced_or_unknown_end_options(good: dict[str, Any], stage: int, values: dict[str, Any], message: str) -> None:
     faults = check(rich_problem(), changed(good, stage, **values))
     assert message.format(device=good["stages"][stage]["device"]) in faults
@@ -147,3 +147,21 @@ def test_a_missing_link_matters_only_where_both_ends_can_be_in_one_order() -> No
     problem["links"] = [link for link in problem["links"] if {link["from"], link["to"]} != {"fast", "old"}]
     with pytest.raises(ArtifactError, match="no link fast → old; every ordered pair of devices that can be in one order"):
         Problem.from_document(problem)
+
+
+def five_slots() -> dict[str, Any]:
+    """The golden problem for five requests; every table goes on in proportion."""
+    problem = copy.deepcopy(GOLDEN)
+    problem["workload"].update(requests=5, slots=5)
+    for device in problem["devices"]:
+        tables = [part[f"{phase}_ms"] for key in ("options", *ENDS) for part in device[key].values() for phase in PHASES]
+        for table in (*tables, *device["workspace_bytes"].values()):
+            table.update({str(size): size * table["1"] for size in range(3, 6)})
+    return problem
+
+
+def test_a_size_that_no_micro_batch_has() -> None:
+    """Five requests in micro-batches of at most 4 are 3 and 2: the plan must say 3."""
+    body = plan(five_slots(), "uniform")
+    body["micro_batch"].update(prefill=3, decode=4, prefill_count=2, decode_count=2)
+    assert check(five_slots(), body) == ["micro_batch.decode is 4, the largest micro-batch has 3 requests"]
