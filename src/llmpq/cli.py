@@ -25,6 +25,8 @@ ORDER = (
     "problem",
     "plan",
     "check",
+    "explain",
+    "pareto",
     "serve",
     "evaluate",
     "report",

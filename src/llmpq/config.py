@@ -13,7 +13,7 @@ from typing import Any
 
 from llmpq.errors import ConfigError
 
-STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
+DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
 SHARED = ("model", "profile", "quantizer", "indicator")  # results of these are stored under the entry's name alone
 
 
@@ -145,6 +145,14 @@ class MicroBatches:
 
 
 @dataclass
+class Pareto:
+    """The front of speed and quality: how many budgets, and factors on the memory of all devices (a front each)."""
+
+    points: int = 6
+    memory_factors: list[float] = field(default_factory=lambda: [1.0])
+
+
+@dataclass
 class Planner:
     name: str
     solver: str
@@ -153,6 +161,7 @@ class Planner:
     objective: Objective
     micro_batches: MicroBatches
     seed: int
+    pareto: Pareto = field(default_factory=Pareto)
 
 
 @dataclass
@@ -206,7 +215,7 @@ class Experiment:
     evaluate: Evaluate
     tracking: Tracking
     suite: str = "default"
-    strategies: list[str] = field(default_factory=lambda: list(STRATEGIES))
+    strategies: list[str] = field(default_factory=lambda: list(DEFAULT_STRATEGIES))
 
 
 def experiment_names(config_dir: str | Path, default_suite: bool = False) -> list[str]:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmpq.config import SHARED, STRATEGIES
+from llmpq.config import SHARED
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
+from llmpq.plan.strategies import STRATEGIES
 
 CHOICES = {
     "model.source": ("package", "path", "hub"),
@@ -32,7 +33,7 @@ POSITIVE = {
     "workload": ("requests", "slots", "prompt_tokens", "prompt_tokens_min", "new_tokens"),
     "profile": ("micro_batches", "prompt_tokens", "contexts", "repeats", "link_bytes"),
     "quantizer": ("group_size", "damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
-    "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode"),
+    "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode", "pareto.memory_factors"),
     "serve": ("timeout_s", "load_timeout_s"),
     "evaluate": ("windows", "window_tokens"),
 }
@@ -68,7 +69,7 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     for key, allowed in CHOICES.items():
         if _get(experiment, key) not in allowed:
             fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(map(str, allowed))}")
-    _check_names(experiment["strategies"], STRATEGIES, "strategies", fail)
+    _check_names(experiment["strategies"], tuple(STRATEGIES), "strategies", fail)
     _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail)
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
     _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail)
@@ -88,6 +89,8 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
             for number in [] if value is None else value if isinstance(value, list) else [value]:
                 if number < 0 or (number == 0 and keys is POSITIVE):
                     fail(key, f"is {number}, expected {least}")
+    if experiment["planner"]["pareto"]["points"] < 2:
+        fail("planner.pareto.points", f"is {experiment['planner']['pareto']['points']}, expected 2 or more")
     for key in NOT_EMPTY:
         if _get(experiment, key) == []:
             fail(key, "is empty; list at least one size")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmpq import artifacts, session
+from llmpq import artifacts, planless, session
 from llmpq.errors import ArtifactError
 from llmpq.track_files import StageFile, names_of, stage_files, stage_label
 from llmpq.track_metrics import Metrics, metrics_of
@@ -153,7 +153,10 @@ def _note(files: Iterable[StageFile], strategy: str) -> str:
     if plan is None:
         return "What the strategies of this experiment share."
     lines = []
-    for stage in json.loads(plan.read_text(encoding="utf-8"))["stages"]:
+    document = json.loads(plan.read_text(encoding="utf-8"))
+    if (why := planless.reason(document)) is not None:
+        return f"{document['status']}: {why}"
+    for stage in document["stages"]:
         options = stage["options"]
         counts = ", ".join(f"{options.count(option)} × {option}" for option in dict.fromkeys(options))
         last = stage["first_layer"] + len(options) - 1

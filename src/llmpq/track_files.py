@@ -37,6 +37,8 @@ TRACKED = (
     Tracked(f"{_EXPERIMENT}/workload.json", "workload"),
     Tracked(f"{_EXPERIMENT}/problem.json", "problem"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/plan.json", "plan"),
+    Tracked(f"{_EXPERIMENT}/explain.json", "explain"),
+    Tracked(f"{_EXPERIMENT}/pareto.json", "pareto"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/requests.jsonl", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/serve.json", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/timeline.json", "serve"),

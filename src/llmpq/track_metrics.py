@@ -4,13 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from llmpq import planless
+
 Metrics = dict[str, float]
 
 
 def metrics_of(document: Mapping[str, Any]) -> Metrics:
     """Metrics of one JSON artifact, by its schema; empty for a file without numbers to show."""
     read = _READERS.get(str(document.get("schema", "")).removeprefix("llmpq."))
-    found = read(document) if read else {}
+    found = read(document) if read and planless.reason(document) is None else {}
     return {re.sub(r"[^\w./ -]", "_", key): float(value) for key, value in found.items() if isinstance(value, (int, float))}
 
 

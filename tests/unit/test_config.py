@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmpq.config import STRATEGIES, Device, Experiment, Member, compose, experiment_names
+from llmpq.config import Device, Experiment, Member, compose, experiment_names
 from llmpq.config_cache import load_experiments
 from llmpq.config_checks import OPTIONS, TEXTS
 from llmpq.errors import ConfigError
+from llmpq.plan.strategies import STRATEGIES
 
 CONFIG = Path(__file__).parents[2] / "config"
 

@@ -9,17 +9,18 @@ from llmpq.sources import PACKAGE, all_modules, closure
 
 # What each part may import besides itself. `quant` and `model` know each other: a layer is made of packed operators, and
 # quantising runs layers.
-BASE = {"errors", "artifacts", "schemas"}
+BASE = {"errors", "artifacts", "schemas", "planless"}
 MODEL = {"model", "quant", "sources", "progress"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "artifacts": {"errors", "schemas"},
+    "planless": {"errors", "artifacts", "schemas"},
     "emulation": BASE,
     "processes": BASE,
     "progress": set(),
     "sources": set(),
-    "config": BASE | {"config_checks", "emulation"},
-    "config_checks": BASE | {"config", "emulation"},
+    "config": BASE | {"config_checks", "emulation", "plan"},
+    "config_checks": BASE | {"config", "emulation", "plan"},
     "config_cache": BASE | {"config"},
     "config_groups": BASE | {"config"},
     "wikitext": BASE,

@@ -38,6 +38,8 @@ CONTENT: dict[str, Any] = {
     "serve.json": SERVE,
     "quality.json": {"schema": "llmpq.quality", "texts": [{"text": "wikipedia", "perplexity": 20.5}]},
     "problem.json": {},
+    "explain.json": {"schema": "llmpq.explain", "sentences": ["No plan is faster."]},
+    "pareto.json": {"schema": "llmpq.pareto", "fronts": []},
     "summary.json": {},
     "workload.json": {"requests": [{"prompt_tokens": [1, 2, 3]}]},
     "model.json": {},

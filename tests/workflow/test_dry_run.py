@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dry_runs import ROOT, dry_run
 
-from llmpq.config import STRATEGIES, compose, experiment_names
+from llmpq.config import DEFAULT_STRATEGIES, compose, experiment_names
 from llmpq.track_files import targets
 
 EXPERIMENTS = experiment_names(ROOT / "config")
@@ -30,7 +30,7 @@ def test_all_runs_every_default_experiment_and_shares_what_can_be_shared(tmp_pat
     jobs = dry_run(tmp_path, [])
     served = [Path(outputs[0]).parts[2:4] for rule, outputs in jobs if rule == "serve"]
     defaults = [name for name, each in compose(ROOT / "config", EXPERIMENTS).items() if each["suite"] == "default"]
-    assert sorted(served) == sorted((name, strategy) for name in defaults for strategy in STRATEGIES)
+    assert sorted(served) == sorted((name, strategy) for name in defaults for strategy in DEFAULT_STRATEGIES)
     ran = [rule for rule, _ in jobs]
     assert (ran.count("prepare_model"), ran.count("calibrate"), ran.count("indicator")) == (1, 1, 1)
     assert "smoke" not in {name for name, _ in served}
@@ -56,7 +56,7 @@ def snakemake(folder: Path, *config: str) -> subprocess.CompletedProcess[str]:
     [
         (["experiments=duet"], ["unknown experiment 'duet'", "duo, smoke, solo, trio"]),
         (["experiments=duo", "overrides=model=gpt"], ["model/gpt", "smollm2-135m-instruct"]),
-        (["experiments=duo", "overrides=strategies=[best]"], ["strategies", "best", "llmpq, adabits"]),
+        (["experiments=duo", "overrides=strategies=[best]"], ["strategies", "best", "llmpq, llmpq-transfer, adabits"]),
         (["experiments=duo", "overrides=workload.colour=red"], ["workload.colour", "new_tokens"]),
         (["experiments=duo", "overrides=workload.new_tokens=many"], ["workload.new_tokens", "many"]),
         (["experiment=duo"], ["experiment", "known: experiments, overrides"]),
@@ -77,7 +77,7 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
     ("target", "message"),
     [
         ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: duo, smoke, solo, trio"),
-        ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, adabits, "),
+        ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, llmpq-transfer, adabits, "),
         ("resources/models/gpt/model.json", "unknown model 'gpt'; known: smollm2-135m-instruct"),
         ("results/profiles/default/smollm2-135m-instruct/gpu.json", "unknown device 'gpu'; known: cpu-fast, cpu-large, cpu-slow"),
         ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, solo, trio"),

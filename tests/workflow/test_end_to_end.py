@@ -184,6 +184,22 @@ def test_a_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(folde
     assert {run.info.status for run in found.values()} == {"FINISHED"}
 
 
+def test_a_strategy_that_does_not_fit_is_recorded_and_the_others_go_on(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path / "copy")
+    tight = ["strategies=[llmpq,uniform-published,offload]", "cluster.types.cpu-slow.memory_mib=150"]
+    done = run(copy, overrides=tight)
+    assert done.code == 0, done.text
+    for strategy, message in (("uniform-published", "slow0"), ("offload", "no device of this problem has host memory")):
+        for kind in ("plan", "serve", "quality"):
+            document = read(copy, strategy, kind)
+            assert document["status"] == "infeasible"
+            assert message in document["message"]
+    assert read(copy, "llmpq", "serve")["throughput"]["measured"]["tokens_per_s"] > 0
+    page = (copy / HOME / "report.html").read_text(encoding="utf-8")
+    assert "uniform-published does not fit" in page
+    assert {run.info.status for run in mlflow_runs(copy).values()} == {"FINISHED"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [

@@ -2,10 +2,11 @@
 
 import sys
 
-from llmpq.config import STRATEGIES
 from llmpq.config_checks import TEXTS
 from llmpq.config_cache import as_list, load_experiments
 from llmpq.errors import ConfigError, LlmpqError
+from llmpq.plan.strategies import STRATEGIES
+from llmpq.report.verdict import focus_strategy
 from llmpq.session import begin_session, end_session, one_line_errors, only_errors, take_over_lock
 from llmpq.sources import code_digest
 from llmpq.track_files import targets

@@ -1,4 +1,4 @@
-"""One problem for each experiment (numbers only), one plan for each strategy."""
+"""One problem for each experiment (numbers only), one plan for each strategy; the plan explained, and the front of speed and quality."""
 
 
 rule config_record:
@@ -55,8 +55,49 @@ rule plan:
         ENVIRONMENT
     params:
         planner=of_experiment("planner", "solver time_limit_s gap seed"),
-        code=code_digest("llmpq.commands.plan"),
+        code=code_digest("llmpq.commands.plan", "llmpq.plan.*"),
     message:
         "Plan {wildcards.experiment} with {wildcards.strategy}"
     script:
         "../scripts/plan.py"
+
+
+rule explain:
+    input:
+        problem=f"{EXPERIMENT}/problem.json",
+        plan=lambda wildcards: f"{EXPERIMENT}/{focus_strategy(experiment(wildcards)['strategies'])}/plan.json",
+    output:
+        f"{EXPERIMENT}/explain.json",
+    log:
+        "results/logs/explain/{experiment}.log",
+    benchmark:
+        "results/benchmarks/explain/{experiment}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        planner=of_experiment("planner", "solver time_limit_s gap seed"),
+        code=code_digest("llmpq.commands.explain", "llmpq.plan.*"),
+    message:
+        "Explain the plan of {wildcards.experiment}"
+    script:
+        "../scripts/explain.py"
+
+
+rule pareto:
+    input:
+        f"{EXPERIMENT}/problem.json",
+    output:
+        f"{EXPERIMENT}/pareto.json",
+    log:
+        "results/logs/pareto/{experiment}.log",
+    benchmark:
+        "results/benchmarks/pareto/{experiment}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        planner=of_experiment("planner", "solver time_limit_s gap seed pareto"),
+        code=code_digest("llmpq.commands.pareto", "llmpq.plan.*"),
+    message:
+        "Plan {wildcards.experiment} for a series of quality budgets"
+    script:
+        "../scripts/pareto.py"

@@ -5,6 +5,8 @@ rule report:
     input:
         runs=strategy_files("plan.json", "serve.json", "timeline.json", "quality.json"),
         problem=f"{EXPERIMENT}/problem.json",
+        explain=f"{EXPERIMENT}/explain.json",
+        pareto=f"{EXPERIMENT}/pareto.json",
         indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
         costs=device_files("results/cost/{profile}/{model}/{device}.json"),
     output:
@@ -41,6 +43,8 @@ rule track:
             "quality.json",
         ),
         report=rules.report.output,
+        explain=f"{EXPERIMENT}/explain.json",
+        pareto=f"{EXPERIMENT}/pareto.json",
         problem=f"{EXPERIMENT}/problem.json",
         workload=f"{EXPERIMENT}/workload.json",
         model=for_experiment("resources/models/{model}/model.json"),

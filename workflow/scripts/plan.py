@@ -14,4 +14,5 @@ with job(snakemake):
         gap=settings["gap"],
         seed=settings["seed"],
         experiment=names.experiment,
+        keep_infeasible=True,
     )

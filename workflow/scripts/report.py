@@ -12,6 +12,8 @@ with job(snakemake):
         problem=given.problem,
         indicator=given.indicator,
         costs=given.costs,
+        explanation=given.explain,
+        front=given.pareto,
         strategies=snakemake.params.strategies,
         summary=out.summary,
         table=out.table,

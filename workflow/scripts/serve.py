@@ -1,23 +1,25 @@
-"""Run a plan: a process for each stage."""
+"""Run a plan: a process for each stage. A strategy without a plan leaves files that say so."""
 
 from pathlib import Path
 
+from llmpq import artifacts, planless
 from llmpq.job import job
 from llmpq.serve.batch import serve
 from llmpq.serve.job import run_settings
 
 with job(snakemake):
-    given, params = snakemake.input, snakemake.params
-    serve(
-        given.plan,
-        given.problem,
-        given.requests,
-        params.cluster,
-        given.checkpoint,
-        given.quantised,
-        Path(snakemake.output.serve).parent,
-        run_settings(
-            {"serve": params.serve, "workload": params.workload, "model": params.model, "backend": params.backend},
-            snakemake.wildcards.experiment,
-        ),
-    )
+    given, params, out = snakemake.input, snakemake.params, snakemake.output
+    if planless.reason(artifacts.read(given.plan, "plan")) is not None:
+        planless.write_unserved(given.plan, out.requests, out.serve, out.timeline)
+    else:
+        groups = {"serve": params.serve, "workload": params.workload, "model": params.model, "backend": params.backend}
+        serve(
+            given.plan,
+            given.problem,
+            given.requests,
+            params.cluster,
+            given.checkpoint,
+            given.quantised,
+            Path(out.serve).parent,
+            run_settings(groups, snakemake.wildcards.experiment),
+        )

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from llmpq import artifacts
+    from llmpq import artifacts, planless
     from llmpq.errors import LlmpqError
     from llmpq.evaluate.perplexity import evaluate_quality, plan_end_option, plan_options, write_quality
     from llmpq.model.spec import ModelSpec
@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     if args.plan and args.end_option:
         raise LlmpqError("--end-option goes with --option; a plan says itself at what embedding and head are kept")
     plan = artifacts.read(args.plan, "plan") if args.plan else None
+    if plan and (why := planless.reason(plan)) is not None:
+        raise LlmpqError(f"{args.plan}: strategy {plan['strategy']} has no plan to evaluate: {why}")
     options = plan_options(plan) if plan else [args.option] * ModelSpec.from_directory(args.checkpoint).layers
     stems = [path.stem for path in args.texts]
     if len(set(stems)) < len(stems):

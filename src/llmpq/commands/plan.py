@@ -5,18 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmpq.plan.strategies import STRATEGIES
+
 HELP = "plan a problem: device order, cut, weight option of every layer, micro-batches"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("problem", type=Path, metavar="PROBLEM.json")
     parser.add_argument("--out", type=Path, required=True, metavar="PLAN.json")
-    parser.add_argument("--strategy", default="llmpq", help="llmpq (default), adabits, pipeedge or uniform")
+    parser.add_argument("--strategy", default="llmpq", metavar="NAME", help=f"{', '.join(STRATEGIES)} (default llmpq); see below")
     parser.add_argument("--solver", default="glpk", help="glpk (default) or highs")
     parser.add_argument("--time-limit", type=float, default=120.0, metavar="SECONDS", help="best plan so far after that (default 120)")
     parser.add_argument("--gap", type=float, default=1e-4, help="relative gap to prove (default 1e-4)")
     parser.add_argument("--seed", type=int, default=0)
     add_objective_arguments(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "strategies:\n" + "\n".join(f"  {name:<20}{strategy.summary}" for name, strategy in STRATEGIES.items())
 
 
 def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +57,28 @@ def write_plan(
     seed: int = 0,
     objective: Mapping[str, float] | None = None,
     experiment: str | None = None,
+    keep_infeasible: bool = False,
 ) -> dict[str, Any]:
-    """The stage: read problem.json, plan, simulate and check the plan, write plan.json; returns the document written."""
-    from llmpq import artifacts
-    from llmpq.errors import LlmpqError
+    """The stage: read problem.json, plan, simulate and check the plan, write plan.json; returns the document written.
+
+    With ``keep_infeasible`` a strategy other than llmpq that has no plan leaves a plan.json that says why (see ``planless``), so that an
+    experiment goes on without it; else, and for llmpq, InfeasibleError is raised.
+    """
+    from llmpq import artifacts, planless
+    from llmpq.errors import InfeasibleError, LlmpqError
     from llmpq.plan.check import check
     from llmpq.plan.planner import plan
     from llmpq.simulate.barrier import with_simulated_total
 
     problem = read_problem(problem_path, objective)
-    body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed, path=str(problem_path))
-    body = with_simulated_total(problem, body)
+    try:
+        body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed, path=str(problem_path))
+    except InfeasibleError as error:
+        if not keep_infeasible or strategy == "llmpq":
+            raise
+        body = planless.plan_body(problem, strategy, str(error))
+    if planless.reason(body) is None:
+        body = with_simulated_total(problem, body)
     if experiment is not None:
         body["experiment"] = experiment
     faults = check(problem, body)
@@ -90,6 +105,10 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(plan: Mapping[str, Any]) -> str:
     """A plan in a few lines for the terminal."""
+    from llmpq import planless
+
+    if (why := planless.reason(plan)) is not None:
+        return f"{plan['strategy']} ({plan['status']}): {why}"
     lines = []
     for stage in plan["stages"]:
         runs = ", ".join(f"{stage['options'].count(option)} × {option}" for option in dict.fromkeys(stage["options"]))
@@ -106,7 +125,18 @@ def summary(plan: Mapping[str, Any]) -> str:
     )
     search = f"{found['enumerated']} candidates, {found['solved']} programs solved ({certificate['solver']})"
     tail = f"  micro-batches: prefill {batch['prefill']}, decode {batch['decode']}; planned in {certificate['seconds']:.1f} s, {search}"
-    return "\n".join([head, *lines, tail])
+    ties = [name for name, each in plan.get("baselines", {}).items() if each is not None and each.get("tie")]
+    level = [f"  as good as the plan of {', '.join(ties)}: the search found nothing better"] if ties else []
+    return "\n".join([*_offload(plan), head, *lines, tail, *level])
+
+
+def _offload(plan: Mapping[str, Any]) -> list[str]:
+    """What offloading would reach, first where it is better than the plan."""
+    from llmpq.plan.offload import sentence
+
+    if "offload" not in plan or not plan["offload"]["wins"]:
+        return []
+    return [f"offloading would be better than every plan without it: {sentence(plan['offload'])}"]
 
 
 def _readable(size: int) -> str:

@@ -3,17 +3,18 @@
 - uniform: layers split evenly, one weight width for all, the highest that fits;
 - pipeedge: the same descent over one width, with the contiguous cut that makes the slowest decode stage fastest; blind to prefill;
 - adabits: least Σ omega under memory and contiguity, blind to time (``least_omega``); among cuts of equal Σ omega the one with the
-  fastest slowest decode stage.
+  fastest slowest decode stage;
+- even: layers split evenly, one option for all, whichever of those that fit is best (``het`` is the same with the best cut).
 
 "Own best" means: the rule above fixes cut and options for every candidate (device order, micro-batches), and of these plans the one
 with the best objective of the problem is taken, plans within the quality budget first. Where several options have the same width
-(8-bit weight-only and W8A8), the better one is taken by the same measure. Embedding and head take, for uniform and pipeedge, the end
+(8-bit weight-only and W8A8), the better one is taken by the same measure. Embedding and head take, but for adabits, the end
 options of least sensitivity (then most bits) that fit beside the layers: the layers' width goes first.
 """
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,12 +29,12 @@ Cut = Callable[[Candidate, int, int, int], tuple[int, ...] | None]
 
 def uniform(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
     """Even split, one width; None where no width fits on any even split."""
-    return _one_width(problem, candidates, _even_cut)
+    return highest_width(problem, candidates, even_cut)
 
 
 def pipeedge(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
     """One width, the cut with the least time of the slowest decode stage; None where no width fits."""
-    return _one_width(problem, candidates, _fastest_decode_cut)
+    return highest_width(problem, candidates, fastest_decode_cut)
 
 
 def adabits(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
@@ -44,14 +45,12 @@ def adabits(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
 def least_damage(problem: Problem, candidates: list[Candidate], tables: LeastOmega) -> Assignment | None:
     """``adabits`` with tables that are there already."""
     plans = ((candidate, tables.best(candidate)) for candidate in candidates)
-    return _best(problem, ((candidate, assign_counts(problem, candidate, *found)) for candidate, found in plans if found is not None))
+    return best_plan(problem, ((candidate, assign_counts(problem, candidate, *found)) for candidate, found in plans if found is not None))
 
 
-BASELINES: dict[str, Callable[[Problem, list[Candidate]], Assignment | None]] = {
-    "uniform": uniform,
-    "pipeedge": pipeedge,
-    "adabits": adabits,
-}
+def even(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
+    """Even split, the best single option that fits; None where none does."""
+    return best_plan(problem, plans_at(problem, candidates, range(len(problem.options)), even_cut))
 
 
 def assign_counts(problem: Problem, candidate: Candidate, counts: np.ndarray, end: int) -> Assignment:
@@ -67,7 +66,9 @@ def ends_by_damage(problem: Problem, candidate: Candidate) -> list[int]:
     return sorted(range(len(candidate.ends)), key=damage)
 
 
-def _best(problem: Problem, plans: Iterator[tuple[Candidate, Assignment]]) -> Assignment | None:
+def best_plan(problem: Problem, plans: Iterable[tuple[Candidate, Assignment]]) -> Assignment | None:
+    """The plan with the best objective, plans within the quality budget first; ties are broken in a fixed way. None without plans."""
+
     def worth(item: tuple[Candidate, Assignment]) -> tuple[bool, float, tuple]:
         candidate, plan = item
         return (not within_budget(problem, plan.omega_sum(problem)), objective_ms(problem, candidate, plan), plan.key())
@@ -76,16 +77,20 @@ def _best(problem: Problem, plans: Iterator[tuple[Candidate, Assignment]]) -> As
     return None if found is None else found[1]
 
 
-def _one_width(problem: Problem, candidates: list[Candidate], cut: Cut) -> Assignment | None:
-    for bits in sorted(set(problem.bits.values()), reverse=True):
-        options = [b for b, option in enumerate(problem.options) if problem.bits[option] == bits]
-        found = _best(problem, _plans_at(problem, candidates, options, cut))
-        if found is not None:
-            return found
-    return None
+def widths(problem: Problem) -> list[list[int]]:
+    """Options (indices) by weight bits, the highest width first."""
+    found = sorted(set(problem.bits.values()), reverse=True)
+    return [[b for b, option in enumerate(problem.options) if problem.bits[option] == bits] for bits in found]
 
 
-def _plans_at(problem: Problem, candidates: list[Candidate], options: list[int], cut: Cut) -> Iterator[tuple[Candidate, Assignment]]:
+def highest_width(problem: Problem, candidates: Sequence[Candidate], cut: Cut) -> Assignment | None:
+    """The best plan at the highest width at which ``cut`` fits any candidate; None where none does."""
+    found = (best_plan(problem, plans_at(problem, candidates, options, cut)) for options in widths(problem))
+    return next((plan for plan in found if plan is not None), None)
+
+
+def plans_at(problem: Problem, candidates: Sequence[Candidate], options: Iterable[int], cut: Cut) -> Iterator[tuple[Candidate, Assignment]]:
+    """The plans that fit with all layers at one of ``options``, cut by ``cut``."""
     for candidate, b in itertools.product(candidates, options):
         if not candidate.available[:, b].all():
             continue
@@ -97,7 +102,8 @@ def _plans_at(problem: Problem, candidates: list[Candidate], options: list[int],
                 break
 
 
-def _most_layers(candidate: Candidate, b: int, end: int, layers: int) -> list[int]:
+def most_layers(candidate: Candidate, b: int, end: int, layers: int) -> list[int]:
+    """How many layers at option ``b`` fit on each stage beside ``ends[end]``; -1 where not even those fit."""
     rooms = (candidate.capacity - candidate.end_bytes[end]).tolist()
     return [
         -1 if room < 0 else min(layers, room // size) if size else layers
@@ -105,14 +111,14 @@ def _most_layers(candidate: Candidate, b: int, end: int, layers: int) -> list[in
     ]
 
 
-def _even_cut(candidate: Candidate, b: int, end: int, layers: int) -> tuple[int, ...] | None:
+def even_cut(candidate: Candidate, b: int, end: int, layers: int) -> tuple[int, ...] | None:
     sizes = balanced(layers, candidate.stages)
-    return sizes if all(size <= most for size, most in zip(sizes, _most_layers(candidate, b, end, layers), strict=True)) else None
+    return sizes if all(size <= most for size, most in zip(sizes, most_layers(candidate, b, end, layers), strict=True)) else None
 
 
-def _fastest_decode_cut(candidate: Candidate, b: int, end: int, layers: int) -> tuple[int, ...] | None:
+def fastest_decode_cut(candidate: Candidate, b: int, end: int, layers: int) -> tuple[int, ...] | None:
     """Layers go one by one to the stage whose decode time grows to the least: this minimises the slowest stage under the limits."""
-    times, most = candidate.times["decode"], _most_layers(candidate, b, end, layers)
+    times, most = candidate.times["decode"], most_layers(candidate, b, end, layers)
     fixed, layer = (times.fixed_largest + times.end_largest[end]).tolist(), times.layer_largest[:, b].tolist()
     if min(most) < 1 or sum(most) < layers:
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmpq import artifacts
 from llmpq.errors import ArtifactError
+from llmpq.plan.check_offload import check_offload
 
 Json = Mapping[str, Any]
 
@@ -31,11 +32,14 @@ def check(problem: Json, plan: Json) -> list[str]:
         artifacts.check(plan, "plan", "plan")
     except ArtifactError as error:
         return [str(error)]
+    if "status" in plan:
+        return [*_identity(problem, plan), *(check_offload(problem, plan) if "offload" in plan else ())]
     faults = [*_decisions(problem, plan), *_micro_batches(problem, plan)]
     if faults:
         return faults
     try:
-        return [*_bytes(problem, plan), *_prices(problem, plan), *_certificate(plan), *_identity(problem, plan)]
+        offload = check_offload(problem, plan) if "offload" in plan else ()
+        return [*_bytes(problem, plan), *_prices(problem, plan), *_certificate(plan), *_identity(problem, plan), *offload]
     except KeyError as missing:
         return [f"the problem's tables have no entry {missing}, which this plan needs"]
 
@@ -290,6 +294,6 @@ def _identity(problem: Json, plan: Json) -> Iterator[str]:
         yield f"schedule is {plan['schedule']}, the problem's {problem['schedule']}"
     if plan["source"] != problem["source"]:
         yield f"source is {plan['source']}, the problem's {problem['source']}"
-    for entry in plan["binding"]:
+    for entry in plan.get("binding", []):
         if entry["stage"] is not None and entry["stage"] >= len(plan["stages"]):
             yield f"binding names stage {entry['stage']}, the plan has {len(plan['stages'])}"

@@ -2,23 +2,31 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmpq import planless
 from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
-from llmpq.plan.baselines import BASELINES, least_damage
-from llmpq.plan.candidate import Assignment, build, objective_ms, within_budget
-from llmpq.plan.infeasible import explain_baseline, infeasible_error
+from llmpq.plan.baselines import least_damage
+from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
+from llmpq.plan.infeasible import infeasible_error
 from llmpq.plan.least_omega import LeastOmega
+from llmpq.plan.offload import offload, offload_block, sentence
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
 from llmpq.plan.search import SearchResult, all_candidates, search
-from llmpq.plan.solve import solver_version
+from llmpq.plan.solve import SOLVERS, solver_version
+from llmpq.plan.strategies import BASELINES, STRATEGIES
+from llmpq.plan.why_not import explain_strategy
 
-STRATEGIES = ("llmpq", *BASELINES)
+# A baseline this close (relative) to the plan reaches the same.
+TIE = 1e-9
 # Both solvers work to relative tolerances of 1e-7: a gap this far above the one requested is rounding.
 PROOF_TOLERANCE = 1e-6
+
+# How the baselines find their plans, for the certificate.
+SOLVED_BY = {"adabits": "dynamic programming", "llmpq-transfer": "local search", "het": "local search"}
 
 
 def plan(
@@ -51,9 +59,11 @@ def plan(
     if strategy == "llmpq":
         return _plan_exactly(checked, solver, time_limit, gap, seed, started)
     candidates = all_candidates(checked)
-    assignment = BASELINES[strategy](checked, candidates)
+    if strategy == "offload":
+        return _price_offload(checked, candidates)
+    assignment = STRATEGIES[strategy].load()(checked, candidates)
     if assignment is None:
-        raise InfeasibleError(explain_baseline(checked, strategy))
+        raise InfeasibleError(explain_strategy(checked, strategy))
     body = plan_body(checked, assignment, strategy)
     seconds = time.monotonic() - started
     return {**body, "certificate": _heuristic_certificate(body["objective_ms"], len(candidates), strategy, seconds, seed)}
@@ -64,7 +74,7 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
         "objective": objective,
         "bound": None,
         "gap": None,
-        "solver": {"adabits": "dynamic programming"}.get(strategy, "enumeration"),
+        "solver": SOLVED_BY.get(strategy.removesuffix("-published"), "enumeration"),
         "solver_version": "llmpq",
         "status": "heuristic",
         "seconds": seconds,
@@ -74,14 +84,41 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
 
 
 def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, started: float) -> dict[str, Any]:
-    version = solver_version(solver) if solver in ("glpk", "highs") else None
-    if version is None:
-        raise ConfigError(f"unknown solver '{solver}'; solvers are glpk, highs")
+    _known_solver(solver)
     candidates = all_candidates(problem)
     least = LeastOmega(problem, candidates)
-    baselines = {name: run(problem, candidates) for name, run in BASELINES.items() if name != "adabits"}
-    baselines["adabits"] = least_damage(problem, candidates, least)
+    baselines = baseline_plans(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
+    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, candidates=candidates, least=least, started=started)
+    body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
+    priced = offload(problem, candidates)
+    if priced is not None:
+        block = offload_block(problem, priced)
+        wins = block["quality_budget_met"] is not False and block["objective_ms"] < body["objective_ms"] * (1 - TIE)
+        body["offload"] = {**block, "wins": wins}
+    return body
+
+
+def plan_from(
+    problem: Problem,
+    start: Iterable[Assignment],
+    solver: str,
+    *,
+    time_limit: float,
+    gap: float,
+    seed: int = 0,
+    candidates: list[Candidate] | None = None,
+    least: LeastOmega | None = None,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """The body of plan.json of the exact search from known plans, without baselines; at least as good as every plan of ``start`` that fits.
+
+    ``time_limit`` in seconds counts from ``started`` (a monotonic time; default now). Raises as ``plan`` does.
+    """
+    started = time.monotonic() if started is None else started
+    version = _known_solver(solver)
+    candidates = all_candidates(problem) if candidates is None else candidates
+    least = LeastOmega(problem, candidates) if least is None else least
     remaining = max(time_limit - (time.monotonic() - started), 0.0)
     found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, candidates=candidates, least=least)
     if found.best is None:
@@ -91,8 +128,32 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
     best = found.best if problem.quality_budget is None else polish(problem, found.best)
     body = plan_body(problem, best, "llmpq")
     body["certificate"] = _certificate(found, body["objective_ms"], solver, version, gap, seed, time.monotonic() - started)
-    body["baselines"] = {name: None if item is None else _summary(problem, item) for name, item in baselines.items()}
     return body
+
+
+def _known_solver(solver: str) -> str:
+    """Its name and version."""
+    if solver not in SOLVERS:
+        raise ConfigError(f"unknown solver '{solver}'; solvers are {', '.join(SOLVERS)}")
+    return solver_version(solver)
+
+
+def _price_offload(problem: Problem, candidates: list[Candidate]) -> dict[str, Any]:
+    """plan.json of strategy offload: no plan to run, but a price."""
+    priced = offload(problem, candidates)
+    if priced is None:
+        raise InfeasibleError(explain_strategy(problem, "offload"))
+    block = offload_block(problem, priced)
+    found = planless.plan_body(problem.document, "offload", sentence(block))
+    return {**found, "status": "priced", "offload": {**block, "wins": False}}
+
+
+def baseline_plans(problem: Problem, candidates: list[Candidate], least: LeastOmega) -> dict[str, Assignment | None]:
+    """The plan of every baseline, or None where it has none; they start the search and guard its result."""
+    found = {}
+    for name in BASELINES:
+        found[name] = least_damage(problem, candidates, least) if name == "adabits" else STRATEGIES[name].load()(problem, candidates)
+    return found
 
 
 def _certificate(found: SearchResult, objective: float, solver: str, version: str, gap: float, seed: int, seconds: float) -> dict[str, Any]:
@@ -112,10 +173,14 @@ def _certificate(found: SearchResult, objective: float, solver: str, version: st
     }
 
 
-def _summary(problem: Problem, assignment: Assignment) -> dict[str, Any]:
+def _summary(problem: Problem, assignment: Assignment, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a baseline reaches, and whether it ties with the plan ``body``."""
     omega = assignment.omega_sum(problem)
+    value = objective_ms(problem, build(problem, assignment.order, assignment.batches), assignment)
+    within = within_budget(problem, omega)
     return {
-        "objective_ms": objective_ms(problem, build(problem, assignment.order, assignment.batches), assignment),
+        "objective_ms": value,
         "omega_sum": omega,
-        "quality_budget_met": None if problem.quality_budget is None else within_budget(problem, omega),
+        "quality_budget_met": None if problem.quality_budget is None else within,
+        "tie": within and value <= body["objective_ms"] * (1 + TIE),
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmpq import artifacts
+from llmpq import artifacts, planless
 from llmpq.errors import ArtifactError, ConfigError
 
 Document = dict[str, Any]
@@ -29,7 +29,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The artifacts of one experiment. ``files`` maps every path that was read to its provenance."""
+    """The artifacts of one experiment.
+
+    ``without_plan``: plan.json of strategies that have none to run. ``files`` maps every path that was read to its provenance.
+    """
 
     name: str
     directory: Path
@@ -37,7 +40,10 @@ class Experiment:
     indicator: Document | None
     costs: list[Document]
     runs: list[Run]
+    without_plan: list[Document]
     files: dict[Path, Document]
+    explanation: Document | None = None
+    front: Document | None = None
 
     @property
     def served(self) -> bool:
@@ -58,6 +64,8 @@ def load_experiment(
     indicator: str | Path | None,
     costs: Sequence[str | Path],
     strategies: Sequence[str],
+    explanation: str | Path | None = None,
+    front: str | Path | None = None,
     served: bool = True,
 ) -> Experiment:
     """Read the artifacts of ``strategies`` under ``directory`` with the shared ones; raise ArtifactError for a missing or stale one.
@@ -70,7 +78,13 @@ def load_experiment(
     reader = _Reader()
     problem_document = reader.read(problem, "problem")
     problem_digest = artifacts.body_digest(problem_document)
-    runs = [_load_run(reader, directory / strategy, strategy, problem_digest, served) for strategy in strategies]
+    plans = {strategy: _load_plan(reader, directory / strategy, strategy, problem_digest) for strategy in strategies}
+    without = [plan for plan in plans.values() if planless.reason(plan) is not None]
+    if len(without) == len(plans):
+        raise ConfigError(f"{directory}: no strategy has a plan to report on; {planless.reason(without[0])}")
+    runs = [
+        _load_run(reader, directory / strategy, strategy, plan, served) for strategy, plan in plans.items() if planless.reason(plan) is None
+    ]
     return Experiment(
         name=directory.name,
         directory=directory,
@@ -78,6 +92,9 @@ def load_experiment(
         indicator=reader.read(indicator, "indicator") if indicator is not None else None,
         costs=[reader.read(path, "cost") for path in costs],
         runs=runs,
+        without_plan=without,
+        explanation=_read_beside(reader, explanation, "explain", problem_digest),
+        front=_read_beside(reader, front, "pareto", problem_digest),
         files=reader.files,
     )
 
@@ -94,10 +111,23 @@ class _Reader:
         return document
 
 
-def _load_run(reader: _Reader, directory: Path, strategy: str, problem_digest: str, served: bool) -> Run:
+def _read_beside(reader: _Reader, path: str | Path | None, kind: str, problem_digest: str) -> Document | None:
+    """A file that may be missing, of this very problem."""
+    if path is None:
+        return None
+    document = reader.read(path, kind)
+    _expect(Path(path), "problem_sha256", document["problem_sha256"], problem_digest)
+    return document
+
+
+def _load_plan(reader: _Reader, directory: Path, strategy: str, problem_digest: str) -> Document:
     plan = reader.read(directory / "plan.json", "plan")
     _expect(directory / "plan.json", "strategy", plan["strategy"], strategy)
     _expect(directory / "plan.json", "problem_sha256", plan["problem_sha256"], problem_digest)
+    return plan
+
+
+def _load_run(reader: _Reader, directory: Path, strategy: str, plan: Document, served: bool) -> Run:
     if not served:
         return Run(strategy, plan, None, None, [])
     serve = reader.read(directory / "serve.json", "serve")

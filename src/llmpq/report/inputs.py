@@ -25,11 +25,13 @@ def find_inputs(
     found = strategies or sorted((plan.parent.name for plan in directory.glob("*/plan.json")), key=lambda name: (name != "llmpq", name))
     if not found:
         raise ArtifactError(f"{directory}: no <strategy>/plan.json in it; run the planning stage first")
+    beside = {"explanation": directory / "explain.json", "front": directory / "pareto.json"}
     return {
         "problem": problem,
         "indicator": indicator or next((path for path in named if "indicators" in path.parts), None),
         "costs": list(costs) if costs else [path for path in named if "cost" in path.parts],
         "strategies": list(found),
+        **{key: path for key, path in beside.items() if path.is_file()},
     }
 
 

@@ -60,6 +60,8 @@ def render(experiment: Experiment, summary: Document, sections: dict[str, list[F
         focus_stages=tables.stages(focus),
         other_stages=[tables.stages(run) for run in experiment.runs if run is not focus],
         limits=limits(focus.plan),
+        explanation=experiment.explanation,
+        fronts=tables.fronts(experiment),
         planning=tables.planning(experiment),
         simulation=_simulation(summary),
         cost_model=tables.cost_model(experiment),

@@ -41,6 +41,12 @@ def summarise(experiment: Experiment) -> Document:
         ],
         "strategies": [_strategy(experiment, run) for run in experiment.runs],
     }
+    priced = next((run.plan["offload"] for run in experiment.runs if run.plan.get("offload", {}).get("wins")), None)
+    if priced is not None:
+        body["offload_wins"] = {"option": priced["option"], "total_s": priced["prefill_s"] + priced["decode_s"]}
+    if experiment.without_plan:
+        keys = ("strategy", "status", "message")
+        body["without_plan"] = [{key: plan[key] for key in keys} for plan in experiment.without_plan]
     _add_paired_quality(experiment, body["strategies"])
     return {**body, "verdict": verdict(body)}
 

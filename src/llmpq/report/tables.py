@@ -178,6 +178,29 @@ def planning(experiment: Experiment) -> Table:
     return Table("Each planner's own goal and proof.", columns, rows)
 
 
+def fronts(experiment: Experiment) -> list[Table]:
+    """Per memory factor of pareto.json, the fastest plan of every quality budget."""
+    found = []
+    for front in (experiment.front or {"fronts": []})["fronts"]:
+        columns = [
+            Column("damage", "Σ omega"), Column("predicted", "tokens/s"), Column("batch", "s"), Column("gap"),
+            Column("plan", "layers × option", numeric=False),
+        ]  # fmt: skip
+        rows = []
+        for point in front["points"]:
+            stages = [f"{stage['device']}: {option_counts(stage['options'])}" for stage in point["plan"]["stages"]]
+            rows.append([
+                Cell(number(point["omega_sum"]), key=point["omega_sum"]),
+                Cell(number(point["tokens_per_s"]), key=point["tokens_per_s"] or 0),
+                Cell(number(point["batch_ms"] / 1000), key=point["batch_ms"]), Cell(gap_percent(point["gap"]), key=point["gap"]),
+                Cell("; ".join(stages)),
+            ])  # fmt: skip
+        memory = "" if front["memory_factor"] == 1 else f" with {number(front['memory_factor'])} times the memory"
+        missing = f" {front['infeasible']}." if front["infeasible"] else ""
+        found.append(Table(f"Speed against quality{memory}: the fastest plan for each amount of damage.{missing}", columns, rows))
+    return found
+
+
 _CANDIDATES = ("enumerated", "pruned", "solved")
 
 

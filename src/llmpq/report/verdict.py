@@ -27,11 +27,11 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     others = [entry for entry in entries.values() if entry is not focus]
     fastest_other = max(others, key=lambda entry: entry["tokens_per_s"][side], default=None)
     claimed = summary["speed_claimed"]
-    points = [_speed(focus, fastest_other, side) if claimed else _no_speed(len(entries)), *_resumed(summary)]
+    points = [*_offload(summary), _speed(focus, fastest_other, side) if claimed else _no_speed(len(entries)), *_resumed(summary)]
     points += [_quality(focus, others, side, claimed)] if summary["served"] else []
     points += [_goal(summary, entries, side)] if others and claimed else []
     points += [_prediction(focus)] if summary["served"] and claimed else []
-    points += [_certificate(focus), *_degraded(summary)]
+    points += [_certificate(focus), *_without_plan(summary), *_degraded(summary)]
     return {
         "focus": focus["strategy"],
         "side": side,
@@ -71,6 +71,24 @@ def _resumed(summary: dict[str, Any]) -> list[str]:
     return (
         [f"Some requests were taken over from an interrupted attempt: {joined(resumed)}. Times are those of the others."] if resumed else []
     )
+
+
+def _offload(summary: dict[str, Any]) -> list[str]:
+    """First of all, where every plan that was run is beaten by one that this runtime cannot run."""
+    found = summary.get("offload_wins")
+    if found is None:
+        return []
+    return [
+        f"By the goal that was set, streaming layers from host memory at option {found['option']} would be better than every plan here "
+        f"({number(found['total_s'])} s predicted for the batch); this runtime does not stream weights."
+    ]
+
+
+def _without_plan(summary: dict[str, Any]) -> list[str]:
+    """What was asked for and cannot be run: it does not fit, or it is priced for comparison alone."""
+    found = summary.get("without_plan", [])
+    words = {"infeasible": "does not fit", "priced": "was not run"}
+    return [f"{each['strategy']} {words[each['status']]}: {each['message'].removeprefix(each['strategy'] + ': ')}." for each in found]
 
 
 def _degraded(summary: dict[str, Any]) -> list[str]:

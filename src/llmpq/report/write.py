@@ -19,15 +19,27 @@ def write_report(
     table: str | Path,
     page: str | Path,
     figures: str | Path,
+    explanation: str | Path | None = None,
+    front: str | Path | None = None,
     served: bool = True,
 ) -> Document:
     """Compare ``strategies`` of the experiment in ``experiment_dir`` (``<strategy>/plan.json, serve.json, quality.json, timeline.json``).
 
-    Reads ``problem`` (problem.json), ``indicator`` and ``costs`` (JSON artifacts) too; writes ``summary`` (summary.json), ``table``
-    (summary.csv), ``page`` (one HTML file) and one CSV per figure into the folder ``figures``. ``served`` false expects plans alone.
+    Reads ``problem`` (problem.json), ``indicator`` and ``costs`` (JSON artifacts) too, and where given ``explanation`` (explain.json) and
+    ``front`` (pareto.json); writes ``summary`` (summary.json), ``table`` (summary.csv), ``page`` (one HTML file) and one CSV per figure
+    into the folder ``figures``. ``served`` false expects plans alone.
     Returns the summary document. Raises ArtifactError for anything missing, truncated or left from an earlier run, before writing.
     """
-    experiment = load_experiment(experiment_dir, problem=problem, indicator=indicator, costs=costs, strategies=strategies, served=served)
+    experiment = load_experiment(
+        experiment_dir,
+        problem=problem,
+        indicator=indicator,
+        costs=costs,
+        strategies=strategies,
+        explanation=explanation,
+        front=front,
+        served=served,
+    )
     body = summarise(experiment)
     write_page(experiment, body, page, figures)
     return write_summary(experiment, body, summary, table)

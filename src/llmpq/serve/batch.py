@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmpq import artifacts
+from llmpq import artifacts, planless
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.model.tokenizer import load_tokenizer
@@ -36,6 +36,8 @@ def serve(
     itself. Raises LlmpqError with one message; no process and no half-written file is left.
     """
     plan = artifacts.read(plan_path, "plan")
+    if (why := planless.reason(plan)) is not None:
+        raise ServeError(f"{plan_path}: strategy {plan['strategy']} has no plan to serve: {why}")
     workload = artifacts.read(requests_path, "workload")
     requests, options = workload["requests"], _settings(settings, workload)
     if problem_path is not None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from llmpq.plan.check import check
-from llmpq.plan.planner import STRATEGIES, plan
+from llmpq.plan.planner import plan
+from llmpq.plan.strategies import BASELINES
 
 PROBLEM = json.loads((Path(__file__).parents[2] / "lp" / "problem.json").read_text())
 Plan = dict[str, Any]
@@ -24,7 +25,7 @@ def good() -> Plan:
     return body
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["llmpq", *BASELINES])
 @pytest.mark.parametrize("objective", [{"theta_ms": 10.0}, {"quality_budget": 0.5}], ids=["theta", "budget"])
 def test_accepts_every_strategys_plan(strategy: str, objective: dict[str, float]) -> None:
     problem = {**PROBLEM, "objective": objective}

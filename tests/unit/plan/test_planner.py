@@ -23,8 +23,9 @@ from llmpq.plan import solve as solve_module
 from llmpq.plan.bound import Multipliers, Relaxation
 from llmpq.plan.candidate import build
 from llmpq.plan.check import check
-from llmpq.plan.planner import STRATEGIES, plan
+from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
+from llmpq.plan.strategies import BASELINES
 from llmpq.simulate.barrier import with_simulated_total
 
 PROBLEM_FILE = Path(__file__).parents[2] / "lp" / "problem.json"
@@ -55,7 +56,7 @@ def test_both_solvers_prove_the_same_plan_value_in_seconds(speeds: list[float], 
 def test_never_worse_than_a_baseline_within_the_budget(objective: dict[str, float]) -> None:
     problem = cluster_problem([1.0, 2.5], objective, seed=7)
     best = plan(problem, "llmpq")
-    for strategy in STRATEGIES[1:]:
+    for strategy in BASELINES:
         body = plan(problem, strategy)
         assert check(problem, body) == []
         assert body["certificate"]["status"] == "heuristic"
@@ -215,7 +216,7 @@ def test_a_baseline_without_a_plan_says_why() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"strategy": "magic"}, "unknown strategy 'magic'; strategies are llmpq, uniform, pipeedge, adabits"),
+        ({"strategy": "magic"}, "unknown strategy 'magic'; strategies are llmpq, llmpq-transfer, adabits, pipeedge, uniform, "),
         ({"solver": "cplex"}, "unknown solver 'cplex'; solvers are glpk, highs"),
         ({"time_limit": 0}, "time limit must be > 0"),
         ({"gap": 1.5}, "0 <= gap < 1"),

@@ -16,8 +16,9 @@ from llmpq.commands.plan import write_plan
 from llmpq.errors import ArtifactError, LlmpqError
 from llmpq.plan.microbatch import MicroBatches, balanced, candidates, default_sizes, needed_sizes
 from llmpq.plan.orders import device_orders
-from llmpq.plan.planner import STRATEGIES, plan
+from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
+from llmpq.plan.strategies import STRATEGIES
 
 PROBLEM_FILE = Path(__file__).parents[2] / "lp" / "problem.json"
 PROBLEM = json.loads(PROBLEM_FILE.read_text())
@@ -166,7 +167,7 @@ def test_fuzzed_problems_end_in_one_message_or_a_plan(block: int, tmp_path: Path
         document = copy.deepcopy(draw.choice([PROBLEM, rich_problem(), random_problem(draw.randint(0, 50))]))
         for _ in range(draw.randint(1, 2)):
             spoil(document, draw)
-        strategy = draw.choice(STRATEGIES)
+        strategy = draw.choice(list(STRATEGIES))
         message = message_of(lambda document=document, strategy=strategy: plan(document, strategy, time_limit=2.0))
         assert message is None or ("\n" not in message and len(message) > 20)
         file = tmp_path / "problem.json"
