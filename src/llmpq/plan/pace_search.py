@@ -1,0 +1,208 @@
+"""Branch and bound over paces, teams and orders: the outer search where stages' configurations can be listed.
+
+A node is a window of paces (``pace``) for one choice of micro-batches and, level by level, any subset of the devices, a team, an order.
+The node of least bound is next: a wide window is halved, a narrow one goes one level down. What is left of a single order's narrow window
+is bounded by better prices, and at last solved as an integer program within what the bound leaves of its cuts.
+"""
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llmpq.plan.bound import Relaxation
+from llmpq.plan.candidate import Candidate, Floats, build
+from llmpq.plan.cases import Cases, Team
+from llmpq.plan.microbatch import MicroBatches
+from llmpq.plan.pace import Answer, Case, Path, Prices, Window, order_free_bound, ordered_bound
+from llmpq.plan.problem import Problem
+
+ANY, ENDS, TEAM, ORDER = range(4)
+# A window is halved while it leaves more of the objective open than this share of the cutoff.
+WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.0004}
+# Steps of dual ascent for each window.
+STEPS = {ANY: 2, ENDS: 2, TEAM: 2, ORDER: 3}
+# Before the search, this many choices of micro-batches are followed down to a plan, with so many children looked at.
+DIVES, DIVE_CHILDREN = 8, 60
+
+
+@dataclass(frozen=True)
+class Node:
+    level: int
+    batches: MicroBatches
+    case: Case
+    window: Window
+    prices: Prices
+    trip_share: float = 0.0
+    ends: tuple[int, int] = (-1, -1)
+    team: Team | None = None
+    candidate: Candidate | None = None
+
+
+class PaceSearch:
+    """``offer`` takes plans found on the way, ``cutoff`` tells what a bound must reach, ``over`` when the time is."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        cases: Cases,
+        offer: Callable[[Candidate, Path], None],
+        cutoff: Callable[[], float],
+        over: Callable[[], bool],
+    ) -> None:
+        self.problem, self.cases, self.offer, self.cutoff, self.over = problem, cases, offer, cutoff, over
+        self.relaxation = Relaxation(problem)
+        self.omega = self.relaxation.omega
+        self.budget = problem.quality_budget or 0.0
+        self.heap: list[tuple[float, int, Node]] = []
+        self.number = itertools.count()
+        self.evaluations = [0, 0, 0, 0]
+
+    def run(self, solve: Callable[[Node, float], float]) -> float:
+        """Search; ``solve`` treats what is left of an order's window and returns its bound. Returns the proven bound of all nodes."""
+        for batches in self.problem.micro_batches:
+            self.start(batches)
+        closed = math.inf
+        for _, _, node in sorted(self.heap)[:DIVES]:
+            self.dive(node)
+        while self.heap and self.heap[0][0] < self.cutoff() and not self.over():
+            bound, _, node = heapq.heappop(self.heap)
+            prefill, decode = node.case.width_ms(node.window)
+            if prefill + decode > WIDTHS[node.level] * self.cutoff():
+                for half in _halves(node.window, prefill >= decode):
+                    self.push(replace(node, window=half), bound)
+            elif node.level < ORDER:
+                for child in self.children(node):
+                    self.push(child, bound)
+            else:
+                closed = min(closed, max(bound, solve(node, bound)))
+        return min(closed, self.heap[0][0] if self.heap else math.inf)
+
+    def dive(self, node: Node) -> None:
+        """Follow the better child all the way down for a good plan early; nothing is proved by it."""
+        while not self.over():
+            prefill, decode = node.case.width_ms(node.window)
+            if prefill + decode > WIDTHS[node.level] * self.cutoff():
+                children = [replace(node, window=half) for half in _halves(node.window, prefill >= decode)]
+            elif node.level < ORDER:
+                children = list(itertools.islice(self.children(node), DIVE_CHILDREN))
+            else:
+                return
+            judged = [(bound, place, child) for place, (child, bound) in enumerate(self.judge(child, 0.0) for child in children)]
+            bound, _, node = min(judged)
+            if not math.isfinite(bound):
+                return
+
+    @property
+    def most_stages(self) -> int:
+        return min(len(self.problem.devices), self.problem.layers)
+
+    def start(self, batches: MicroBatches) -> None:
+        case = self.cases.subset(batches)
+        limit = self.cutoff()
+        if not math.isfinite(limit):
+            limit = 1e12
+        weight = case.decoding * (case.rounds + case.drain_share)
+        window = Window(0.0, limit, 0.0, limit / weight if weight else limit)
+        self.push(Node(ANY, batches, case, window, self.first_prices(batches)), 0.0)
+
+    def first_prices(self, batches: MicroBatches) -> Prices:
+        """Every option at its mean damage; the weight of a budget from the linear relaxation of one order of all devices."""
+        problem = self.problem
+        weight = problem.theta_ms
+        if problem.quality_budget is not None:
+            candidate = build(problem, tuple(range(self.most_stages)), batches)
+            found = self.relaxation.solve(candidate) if (candidate.capacity > 0).all() else None
+            weight = 0.0 if found is None else found.budget
+        return self.prices_at(-weight * self.omega.mean(axis=0), weight)
+
+    def prices_at(self, options: Floats, weight: float) -> Prices:
+        return Prices(options, weight, (weight - self.problem.theta_ms) * self.budget)
+
+    def push(self, node: Node, parent: float) -> None:
+        """Bound a node, drop it if it cannot win, narrow its window to what can."""
+        node, bound = self.judge(node, parent)
+        if bound < self.cutoff():
+            heapq.heappush(self.heap, (bound, next(self.number), node))
+
+    def judge(self, node: Node, parent: float) -> tuple[Node, float]:
+        """The node with better prices and a narrower window, and its bound; inf where it cannot win."""
+        self.evaluations[node.level] += 1
+        best, limit = parent, self.cutoff()
+        for share in (node.trip_share, 1.0 - node.trip_share):
+            prices = node.prices
+            for step in range(STEPS[node.level] + 1):
+                answer = self.bound(node, share, prices)
+                if share == 0.0 and math.isfinite(answer.bound):
+                    node = replace(node, window=narrowed(node, answer.bound, limit))
+                if answer.bound > best:
+                    best = answer.bound
+                    node = replace(node, prices=prices, trip_share=share)
+                if best >= limit:
+                    return node, math.inf
+                if step < STEPS[node.level]:
+                    prices = self.stepped(prices, answer, limit)
+        return node, best
+
+    def stepped(self, prices: Prices, answer: Answer, limit: float) -> Prices:
+        """Polyak's step towards ``limit``, the bound that would prune."""
+        scale = float(self.problem.layers) if self.problem.quality_budget is not None else 0.0
+        norm = float((answer.options**2).sum() + (scale * answer.weight) ** 2)
+        if norm == 0.0 or not math.isfinite(limit):
+            return prices
+        length = (limit - answer.bound) / norm
+        weight = max(prices.weight + length * scale**2 * answer.weight, 0.0)
+        return self.prices_at(prices.options + length * answer.options, weight)
+
+    def bound(self, node: Node, share: float, prices: Prices) -> Answer:
+        if node.level < ORDER:
+            return order_free_bound(node.case, node.window, share, prices, self.omega, self.budget)
+        assert node.candidate is not None
+        path = ordered_bound(node.case, node.window, share, prices, self.omega)
+        if path is None:
+            return Answer(math.inf, np.zeros_like(prices.options))
+        self.offer(node.candidate, path)
+        return path.answer(self.omega, self.budget)
+
+    def children(self, node: Node) -> Iterator[Node]:
+        """The nodes one level down; together they hold every plan of ``node``."""
+        if node.level == ANY:
+            for first, last in self.cases.ends():
+                yield self.below(node, self.cases.with_ends(first, last, node.batches), ends=(first, last))
+            for team in self.cases.lone_teams():
+                yield replace(self.below(node, self.cases.team(team, node.batches), team=team), level=TEAM)
+        elif node.level == ENDS:
+            for team in self.cases.teams(*node.ends):
+                yield self.below(node, self.cases.team(team, node.batches), team=team)
+        elif node.team is not None:
+            for order in self.cases.orders(node.team):
+                candidate = build(self.problem, order, node.batches)
+                options = np.repeat(node.prices.options[None, :], candidate.stages, axis=0)
+                child = self.below(node, self.cases.ordered(candidate), candidate=candidate)
+                yield replace(child, prices=replace(node.prices, options=options))
+
+    def below(self, node: Node, case: Case, **known: Any) -> Node:
+        return replace(node, level=node.level + 1, case=case, window=case.tightened(node.window), **known)
+
+
+def narrowed(node: Node, bound: float, limit: float) -> Window:
+    """The window without paces so slow that they lift the bound to ``limit``; ``bound`` with the round priced by its pace alone."""
+    if not math.isfinite(limit):
+        return node.window
+    window, case = node.case.tightened(node.window), node.case
+    weight = case.decoding * (case.rounds + case.drain_share)
+    prefill_to = min(window.prefill_to, window.prefill_from + limit - bound)
+    round_to = min(window.round_to, window.round_from + (limit - bound) / weight) if weight else window.round_to
+    return replace(window, prefill_to=max(prefill_to, window.prefill_from), round_to=max(round_to, window.round_from))
+
+
+def _halves(window: Window, by_prefill: bool) -> tuple[Window, Window]:
+    if by_prefill:
+        middle = (window.prefill_from + window.prefill_to) / 2
+        return replace(window, prefill_to=middle), replace(window, prefill_from=middle)
+    middle = (window.round_from + window.round_to) / 2
+    return replace(window, round_to=middle), replace(window, round_from=middle)
