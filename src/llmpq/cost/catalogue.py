@@ -18,6 +18,7 @@ HALF_BYTES = 2  # weights, keys, values and hidden states at 16 bit
 LOGIT_BYTES = 4
 GROUP_SIZE = 128  # input columns that share a 16-bit scale and zero point at 3 and 4 bit
 CONTEXT_SAMPLES = 9
+END_OPTION = "16"  # embedding and head
 BITS = {"16": 16, "8": 8, "w8a8": 8, "4": 4, "3": 3}
 
 
@@ -153,11 +154,8 @@ def device_table(
         "type": str(kind["name"]),
         "memory_bytes": (int(kind["memory_mib"]) - int(kind["reserve_mib"])) * MIB,
         "options": {option: layer(option) for option in roof.options},
-        "embedding": {"resident_bytes": embedding, **table(lambda v: roof.embedding_ms(v * prompt), roof.embedding_ms)},
-        "head": {
-            "resident_bytes": (shape.vocab + 2) * shape.hidden * HALF_BYTES,
-            **table(roof.head_ms, roof.head_ms),
-        },
+        "embedding": {END_OPTION: {"resident_bytes": embedding, **table(lambda v: roof.embedding_ms(v * prompt), roof.embedding_ms)}},
+        "head": {END_OPTION: {"resident_bytes": (shape.vocab + 2) * shape.hidden * HALF_BYTES, **table(roof.head_ms, roof.head_ms)}},
         "workspace_bytes": {
             phase: {str(size): roof.workspace_bytes(phase, size, prompt, prompt + new) for size in sizes[phase]}
             for phase in ("prefill", "decode")

@@ -8,7 +8,7 @@ import yaml
 
 from llmpq import artifacts
 from llmpq.cost import stand_in
-from llmpq.cost.catalogue import HALF_BYTES, Peak, Shape, device_table, kv_layer_bytes, link_table
+from llmpq.cost.catalogue import END_OPTION, HALF_BYTES, Peak, Shape, device_table, kv_layer_bytes, link_table
 from llmpq.cost.kernels import ARCHITECTURES, GENERATIONS
 from llmpq.errors import ConfigError
 from llmpq.plan.microbatch import candidates, needed_sizes
@@ -78,6 +78,8 @@ def catalogue_problem(
         "schedule": "barrier",
         "overlapped_sends": True,
         "options": list(options),
+        "end_options": [END_OPTION],
+        "tied_embeddings": shape.tied_embeddings,
         "reference_option": stand_in.REFERENCE_OPTION,
         "kv_bytes_per_layer": kv_layer_bytes(shape, slots, prompt + new),
         "activation_bytes_per_token": shape.hidden * HALF_BYTES,

@@ -1,17 +1,19 @@
 """The cases that windows are bounded for: any subset of the devices, all orders of some of them, one order."""
 
+import functools
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from llmpq.plan.candidate import Candidate, build
+from llmpq.plan.candidate import Candidate, Floats, build
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.orders import exchangeable_classes
 from llmpq.plan.pace import Case, Stage
-from llmpq.plan.problem import PHASES, Problem
+from llmpq.plan.problem import PHASES, Device, Part, Problem
 from llmpq.plan.stage_configs import ConfigTimes, StageConfigs, config_times, stage_configs
 
 
@@ -63,15 +65,22 @@ class Cases:
     def ends(self) -> Iterator[tuple[int, int]]:
         """Pairs of classes of the first and the last stage, of which there are two; one device alone is a team of its own."""
         for first, last in itertools.product(range(len(self.devices)), repeat=2):
-            if (first != last or len(self.devices[first]) >= 2) and self.problem.layers >= 2:
+            if (first != last or len(self.devices[first]) >= 2) and self.problem.layers >= 2 and self._together(self._pair(first, last)):
                 yield first, last
+
+    def _pair(self, first: int, last: int) -> tuple[int, int]:
+        return self.devices[first][0], self.devices[last][1 if first == last else 0]
+
+    def _together(self, devices: tuple[int, ...]) -> bool:
+        """Whether no two of the devices share a physical one."""
+        return not any(self.problem.excludes(a, b) for a, b in itertools.combinations(devices, 2))
 
     def with_ends(self, first: int, last: int, batches: MicroBatches) -> Case:
         """Any devices in any order between a first and a last one that work, with embedding and head; links cost nothing."""
-        order = (self.devices[first][0], self.devices[last][1 if first == last else 0])
-        candidate = build(self.problem, order, batches)
+        candidate = build(self.problem, self._pair(first, last), batches)
         taken = [int(first == c) + int(last == c) for c in range(len(self.devices))]
-        return self._case((*self._stages(candidate, linked=False), *self._idle(batches, taken)), batches)
+        stages = (*self._stages(candidate, linked=False), *self._idle(batches, taken))
+        return self._case(stages, batches, end_omega=float(candidate.end_omega.min()))
 
     def _idle(self, batches: MicroBatches, taken: list[int]) -> Iterator[Stage]:
         """Stages that may stay empty: all devices but ``taken`` of each class."""
@@ -88,7 +97,7 @@ class Cases:
         new = self.problem.new_tokens
         if batches not in self.drain:
             self.drain[batches] = self.drain_share(batches)
-        names = ("prefill_links", "decode_links", "prefill_link_rest", "link_busy", "return_ms")
+        names = ("prefill_links", "decode_links", "prefill_link_rest", "link_busy", "return_ms", "end_omega")
         known = {name: links.get(name, 0.0) for name in names}
         return Case(stages, self.problem.layers, float(max(new - 2, 0)), float(new >= 2), self.drain[batches], **known)
 
@@ -120,8 +129,22 @@ class Cases:
         """Every choice of two and more devices with these first and last classes, once for all orders of the middle."""
         least = [int(first == c) + int(last == c) for c in range(len(self.devices))]
         for numbers in itertools.product(*(range(low, len(devices) + 1) for low, devices in zip(least, self.devices, strict=True))):
-            if sum(numbers) <= self.problem.layers:
+            if sum(numbers) <= self.problem.layers and self._together(self.present(numbers)):
                 yield Team(numbers, first, last)
+
+    @functools.cache  # noqa: B019 - one number per problem
+    def order_count(self) -> int:
+        """How many distinct orders there are of all teams."""
+        total = sum(1 for _ in self.lone_teams())
+        for first, last in self.ends():
+            for team in self.teams(first, last):
+                middle = [number - int(c == first) - int(c == last) for c, number in enumerate(team.members)]
+                total += math.factorial(sum(middle)) // math.prod(map(math.factorial, middle))
+        return total
+
+    def present(self, members: tuple[int, ...]) -> tuple[int, ...]:
+        """The devices of a team, lowest numbers first within each class."""
+        return tuple(device for c, number in enumerate(members) for device in self.devices[c][:number])
 
     def an_order(self, team: Team) -> tuple[int, ...]:
         return next(self.orders(team))
@@ -153,31 +176,34 @@ class Cases:
                 taken[c] += 1
             yield tuple(order)
 
-    def ordered(self, candidate: Candidate) -> Case:
-        """The case of one candidate: exact but for Σ omega."""
+    def ordered(self, candidate: Candidate, end: int | None = None) -> Case:
+        """The case of one candidate with one of its pairs of end options, or with the best of all of them: exact but for Σ omega."""
         first, later = candidate.times["prefill"], candidate.times["decode"]
         return self._case(
-            self._stages(candidate),
+            self._stages(candidate, end=end),
             candidate.batches,
             prefill_links=float(first.link_largest.sum()),
             decode_links=float(later.link_largest.sum()),
             prefill_link_rest=float(first.link_rest.max(initial=0.0)),
             link_busy=float((later.link_largest + later.link_rest).max(initial=0.0)),
             return_ms=candidate.return_ms,
+            end_omega=float(candidate.end_omega.min() if end is None else candidate.end_omega[end]),
         )
 
-    def _stages(self, candidate: Candidate, linked: bool = True) -> tuple[Stage, ...]:
-        """The candidate's stages, with or without the blocking sends in their times."""
-        first, later = candidate.times["prefill"], candidate.times["decode"]
+    def _stages(self, candidate: Candidate, *, end: int | None = None, linked: bool = True) -> tuple[Stage, ...]:
+        """The candidate's stages with one pair of end options (or the best), with or without the blocking sends in their times."""
+        prefill, prefill_rest = _fixed_ms(candidate, "prefill", end)
+        decode, decode_rest = _fixed_ms(candidate, "decode", end)
+        capacity = candidate.capacity if end is None else candidate.capacity - candidate.end_bytes[end]
         stages: list[Stage] = []
         known: dict[tuple, Stage] = {}
         for j, device in enumerate(candidate.order):
-            times = self._roomy(self.classes[device], candidate.batches, int(candidate.capacity[j]))
-            fixed = [first.fixed_largest[j], first.fixed_rest[j], later.fixed_largest[j], later.fixed_largest[j] + later.fixed_rest[j]]
+            times = self._roomy(self.classes[device], candidate.batches, int(capacity[j]))
+            fixed = [prefill[j], prefill_rest[j], decode[j], decode[j] + decode_rest[j]]
             if not linked and not self.problem.overlapped_sends and j < candidate.stages - 1:
                 sends = [self._send(candidate.order[j], candidate.order[j + 1], candidate.batches, phase) for phase in PHASES]
-                (prefill, prefill_rest), (decode, decode_rest) = sends
-                fixed = [value - off for value, off in zip(fixed, (prefill, prefill_rest, decode, decode + decode_rest), strict=True)]
+                (send, send_rest), (token, token_rest) = sends
+                fixed = [value - off for value, off in zip(fixed, (send, send_rest, token, token + token_rest), strict=True)]
             key = (id(times), *fixed)
             stages.append(known.setdefault(key, Stage(times, *(float(value) for value in fixed))))
         return tuple(stages)
@@ -196,7 +222,7 @@ class Cases:
             return self.ordered(candidate)
         stages = self._stages(candidate, linked=False)
         if not self.problem.overlapped_sends:
-            return self._case(stages, batches)
+            return self._case(stages, batches, end_omega=float(candidate.end_omega.min()))
         (prefill, prefill_rest), (decode, decode_rest) = (self._best_link(team, batches, phase) for phase in PHASES)
         hops = len(order) - 1
         return self._case(
@@ -207,11 +233,11 @@ class Cases:
             prefill_link_rest=prefill_rest,
             link_busy=decode + decode_rest,
             return_ms=self._least_return(team, batches),
+            end_omega=float(candidate.end_omega.min()),
         )
 
     def _pairs(self, team: Team) -> list[tuple[int, int]]:
-        present = [device for c, number in enumerate(team.members) for device in self.devices[c][:number]]
-        return list(itertools.permutations(present, 2))
+        return list(itertools.permutations(self.present(team.members), 2))
 
     def _best_link(self, team: Team, batches: MicroBatches, phase: str) -> tuple[float, float]:
         """(largest, rest) of the quickest link between two of the team's devices, each on its own."""
@@ -223,6 +249,14 @@ class Cases:
         return min(self.problem.links[pair].ms(payload) for pair in self._pairs(team))
 
 
-def device_ends(device: object) -> list:
+def _fixed_ms(candidate: Candidate, phase: str, end: int | None) -> tuple[Floats, Floats]:
+    """(largest, rest) [N] of what the stages do besides their layers."""
+    times = candidate.times[phase]
+    if end is None:
+        return times.fixed_largest, times.fixed_rest
+    return times.fixed_largest + times.end_largest[end], times.fixed_rest + times.end_rest[end]
+
+
+def device_ends(device: Device) -> list[Part]:
     """Embedding and head of a device under every option."""
-    return [device.embedding, device.head]  # type: ignore[attr-defined]
+    return [*device.embedding.values(), *device.head.values()]

@@ -68,7 +68,7 @@ class Case:
     prefill_link_rest: float
     link_busy: float
     return_ms: float
-    omega_constant: float = 0.0
+    end_omega: float = 0.0
 
     def tightened(self, window: Window) -> Window:
         """No pace is below that of the busiest link or of a stage without layers."""
@@ -82,7 +82,7 @@ class Case:
         """All of the objective that no configuration changes, with the round priced ``trip_share`` by the round trip."""
         trip = trip_share * (self.decode_links + self.return_ms)
         decode = self.rounds * ((1 - trip_share) * window.round_from + trip) + self.decode_links + self.drain_share * window.round_from
-        return self.prefill_links + window.prefill_from + self.decoding * decode + self.omega_constant
+        return self.prefill_links + window.prefill_from + self.decoding * decode
 
     def width_ms(self, window: Window) -> tuple[float, float]:
         """How much of the objective the window leaves open, by prefill and by decode pace."""
@@ -154,8 +154,9 @@ def order_free_bound(case: Case, window: Window, trip_share: float, prices: Pric
     chosen = bought.argmin(axis=1)
     gradient += np.bincount(chosen, minlength=omega.shape[1])
     each = np.arange(len(omega))
-    bound = float(totals[-1][-1] + case.constant(window, trip_share) + bought[each, chosen].sum()) - prices.offset
-    return Answer(bound, gradient, float(omega[each, chosen].sum()) - budget)
+    bound = float(totals[-1][-1] + case.constant(window, trip_share) + bought[each, chosen].sum())
+    bound += prices.weight * case.end_omega - prices.offset
+    return Answer(bound, gradient, float(omega[each, chosen].sum()) + case.end_omega - budget)
 
 
 def _fewest(total: Floats, least: Floats) -> Floats:
@@ -219,5 +220,5 @@ def ordered_bound(case: Case, window: Window, trip_share: float, prices: Prices,
         rows = slice(configs.first[size], configs.first[size + 1])
         counts.append(configs.counts[rows][value[rows].argmin()])
         chosen.append((prices.weight * omega[cut[j] : cut[j + 1]] + prices.options[j]).argmin(axis=1))
-    bound = float(reach[-1][-1]) + case.constant(window, trip_share) - prices.offset
+    bound = float(reach[-1][-1]) + case.constant(window, trip_share) + prices.weight * case.end_omega - prices.offset
     return Path(bound, cut, np.array(counts), np.concatenate(chosen))

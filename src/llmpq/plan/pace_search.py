@@ -15,19 +15,27 @@ from typing import Any
 import numpy as np
 
 from llmpq.plan.bound import Relaxation
-from llmpq.plan.candidate import Candidate, Floats, build
+from llmpq.plan.candidate import Candidate, Counts, Floats, build
 from llmpq.plan.cases import Cases, Team
 from llmpq.plan.microbatch import MicroBatches
-from llmpq.plan.pace import Answer, Case, Path, Prices, Window, order_free_bound, ordered_bound
+from llmpq.plan.pace import Answer, Case, Prices, Window, order_free_bound, ordered_bound
 from llmpq.plan.problem import Problem
+from llmpq.plan.promising import promising_counts
 
 ANY, ENDS, TEAM, ORDER = range(4)
 # A window is halved while it leaves more of the objective open than this share of the cutoff.
-WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.0004}
-# Steps of dual ascent for each window.
-STEPS = {ANY: 2, ENDS: 2, TEAM: 2, ORDER: 3}
-# Before the search, this many choices of micro-batches are followed down to a plan, with so many children looked at.
-DIVES, DIVE_CHILDREN = 8, 60
+WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.02}
+NARROW = 0.0004
+# Seconds for the first try of an order's integer program.
+FIRST_TRY_S = 2.0
+# Steps of dual ascent for each window, each towards a bound at most this much better (relative): far targets overshoot.
+STEPS, LEAP = 3, 0.03
+# The first window of a choice of micro-batches gets more; later ones none while they are further than this from being pruned.
+FIRST_STEPS, NEAR = 12, 0.93
+# After this many nodes the best one is followed down to a plan, with so many children looked at.
+DIVES, DIVE_CHILDREN = {0, *range(20, 200, 20), *range(200, 2000, 100), *range(2000, 20000, 500)}, 24
+# Dives before this many nodes try the integer program of the order where they end.
+TRIES = 60
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,10 @@ class Node:
     ends: tuple[int, int] = (-1, -1)
     team: Team | None = None
     candidate: Candidate | None = None
+    end: int = 0
+
+
+Solve = Callable[[Node, Window, float], tuple[float, bool]]
 
 
 class PaceSearch:
@@ -50,7 +62,7 @@ class PaceSearch:
         self,
         problem: Problem,
         cases: Cases,
-        offer: Callable[[Candidate, Path], None],
+        offer: Callable[[Node, Counts], None],
         cutoff: Callable[[], float],
         over: Callable[[], bool],
     ) -> None:
@@ -60,30 +72,81 @@ class PaceSearch:
         self.budget = problem.quality_budget or 0.0
         self.heap: list[tuple[float, int, Node]] = []
         self.number = itertools.count()
+        self.proven = math.inf
+        self.tried: set[tuple[tuple[int, ...], MicroBatches]] = set()
+        self.closed: dict[tuple[tuple[int, ...], MicroBatches], list[Window]] = {}
         self.evaluations = [0, 0, 0, 0]
 
-    def run(self, solve: Callable[[Node, float], float]) -> float:
-        """Search; ``solve`` treats what is left of an order's window and returns its bound. Returns the proven bound of all nodes."""
+    def run(self, solve: Solve) -> float:
+        """Search; returns the proven bound of all that is left open.
+
+        ``solve`` treats a window of one candidate, for so many seconds: (its bound, whether the window needs no further look).
+        """
         for batches in self.problem.micro_batches:
             self.start(batches)
-        closed = math.inf
-        for _, _, node in sorted(self.heap)[:DIVES]:
-            self.dive(node)
-        while self.heap and self.heap[0][0] < self.cutoff() and not self.over():
+        for visit in itertools.count():
+            if not self.heap or self.heap[0][0] >= self.cutoff() or self.over():
+                break
+            if visit in DIVES:
+                self.dive(self.heap[0][2], solve if visit < TRIES else None)
             bound, _, node = heapq.heappop(self.heap)
+            if self.settled(node):
+                continue
             prefill, decode = node.case.width_ms(node.window)
-            if prefill + decode > WIDTHS[node.level] * self.cutoff():
+            width = WIDTHS[node.level] if node.level < ORDER or _key(node) not in self.tried else NARROW
+            if prefill + decode > width * self.cutoff():
                 for half in _halves(node.window, prefill >= decode):
                     self.push(replace(node, window=half), bound)
             elif node.level < ORDER:
                 for child in self.children(node):
                     self.push(child, bound)
             else:
-                closed = min(closed, max(bound, solve(node, bound)))
-        return min(closed, self.heap[0][0] if self.heap else math.inf)
+                self.proven = min(self.proven, self.solve_rest(node, bound, solve))
+        return min(self.proven, self.heap[0][0] if self.heap else math.inf)
 
-    def dive(self, node: Node) -> None:
-        """Follow the better child all the way down for a good plan early; nothing is proved by it."""
+    def solve_rest(self, node: Node, bound: float, solve: Solve) -> float:
+        """A first, short try of the integer program while the window is wide; what that leaves is halved on and solved for good."""
+        key = _key(node)
+        self.offer_promising(node)
+        first = key not in self.tried
+        bound, window = self.remaining(node, bound)
+        found, finished = solve(node, window, FIRST_TRY_S if first else math.inf)
+        self.tried.add(key)
+        if finished or not first:
+            self.closed.setdefault(key, []).append(window)
+            return max(bound, found)
+        self.push(node, max(bound, found))
+        return math.inf
+
+    def remaining(self, node: Node, bound: float) -> tuple[float, Window]:
+        """All open windows of a candidate taken together, to be solved at once: (their bound, the window around them)."""
+        key = _key(node)
+        windows = [node.window]
+        for other_bound, _, other in self.heap:
+            if other.level == ORDER and _key(other) == key:
+                windows.append(other.window)
+                bound = min(bound, other_bound)
+        around = Window(
+            min(window.prefill_from for window in windows),
+            max(window.prefill_to for window in windows),
+            min(window.round_from for window in windows),
+            max(window.round_to for window in windows),
+        )
+        return bound, around
+
+    def settled(self, node: Node) -> bool:
+        """Whether the window was solved together with another one of the same candidate."""
+        return node.level == ORDER and any(_inside(node.window, done) for done in self.closed.get(_key(node), []))
+
+    def open_candidates(self) -> int:
+        """How many candidates are not ruled out and not solved (after ``run``); all of a micro-batch choice while orders are open."""
+        left = [node for bound, _, node in self.heap if bound < self.cutoff() and not self.settled(node)]
+        unsorted = {node.batches for node in left if node.level < ORDER}
+        single = {_key(node) for node in left if node.level == ORDER and node.batches not in unsorted} - set(self.closed)
+        return len(unsorted) * self.cases.order_count() - sum(batches in unsorted for _, batches in self.closed) + len(single)
+
+    def dive(self, node: Node, solve: Solve | None) -> None:
+        """Follow the better child all the way down for a good plan early; what ``solve`` proves of it is kept, nothing else."""
         while not self.over():
             prefill, decode = node.case.width_ms(node.window)
             if prefill + decode > WIDTHS[node.level] * self.cutoff():
@@ -91,11 +154,21 @@ class PaceSearch:
             elif node.level < ORDER:
                 children = list(itertools.islice(self.children(node), DIVE_CHILDREN))
             else:
+                self.offer_promising(node)
+                if solve is not None and _key(node) not in self.tried:
+                    self.tried.add(_key(node))
+                    whole = Window(0.0, math.inf, 0.0, math.inf)
+                    bound, finished = solve(node, whole, FIRST_TRY_S)
+                    if finished:
+                        self.closed.setdefault(_key(node), []).append(whole)
+                        self.proven = min(self.proven, bound)
                 return
             judged = [(bound, place, child) for place, (child, bound) in enumerate(self.judge(child, 0.0) for child in children)]
             bound, _, node = min(judged)
             if not math.isfinite(bound):
                 return
+            if node.level == ORDER:
+                self.offer_promising(node)
 
     @property
     def most_stages(self) -> int:
@@ -116,7 +189,7 @@ class PaceSearch:
         weight = problem.theta_ms
         if problem.quality_budget is not None:
             candidate = build(problem, tuple(range(self.most_stages)), batches)
-            found = self.relaxation.solve(candidate) if (candidate.capacity > 0).all() else None
+            found = self.relaxation.solve(candidate) if (candidate.capacity >= 0).all() else None
             weight = 0.0 if found is None else found.budget
         return self.prices_at(-weight * self.omega.mean(axis=0), weight)
 
@@ -133,9 +206,12 @@ class PaceSearch:
         """The node with better prices and a narrower window, and its bound; inf where it cannot win."""
         self.evaluations[node.level] += 1
         best, limit = parent, self.cutoff()
-        for share in (node.trip_share, 1.0 - node.trip_share):
+        # Which of the two prices of a round binds rarely changes on the way down.
+        shares = (node.trip_share, 1.0 - node.trip_share) if node.level in (ANY, ORDER) else (node.trip_share,)
+        for share in shares:
             prices = node.prices
-            for step in range(STEPS[node.level] + 1):
+            steps = FIRST_STEPS if parent == 0.0 and node.level == ANY else STEPS
+            for step in range(steps + 1):
                 answer = self.bound(node, share, prices)
                 if share == 0.0 and math.isfinite(answer.bound):
                     node = replace(node, window=narrowed(node, answer.bound, limit))
@@ -144,8 +220,9 @@ class PaceSearch:
                     node = replace(node, prices=prices, trip_share=share)
                 if best >= limit:
                     return node, math.inf
-                if step < STEPS[node.level]:
-                    prices = self.stepped(prices, answer, limit)
+                if step == steps or (parent > 0.0 and answer.bound < NEAR * limit):
+                    break
+                prices = self.stepped(prices, answer, limit)
         return node, best
 
     def stepped(self, prices: Prices, answer: Answer, limit: float) -> Prices:
@@ -154,7 +231,7 @@ class PaceSearch:
         norm = float((answer.options**2).sum() + (scale * answer.weight) ** 2)
         if norm == 0.0 or not math.isfinite(limit):
             return prices
-        length = (limit - answer.bound) / norm
+        length = (min(limit, answer.bound * (1 + LEAP)) - answer.bound) / norm
         weight = max(prices.weight + length * scale**2 * answer.weight, 0.0)
         return self.prices_at(prices.options + length * answer.options, weight)
 
@@ -165,8 +242,13 @@ class PaceSearch:
         path = ordered_bound(node.case, node.window, share, prices, self.omega)
         if path is None:
             return Answer(math.inf, np.zeros_like(prices.options))
-        self.offer(node.candidate, path)
-        return path.answer(self.omega, self.budget)
+        self.offer(node, path.counts)
+        return path.answer(self.omega, self.budget - node.case.end_omega)
+
+    def offer_promising(self, node: Node) -> None:
+        """Plans of the window that look good when damage is averaged over a stage's layers."""
+        for counts in promising_counts(self.problem, node.case, node.window, self.omega, node.prices.weight):
+            self.offer(node, counts)
 
     def children(self, node: Node) -> Iterator[Node]:
         """The nodes one level down; together they hold every plan of ``node``."""
@@ -182,8 +264,9 @@ class PaceSearch:
             for order in self.cases.orders(node.team):
                 candidate = build(self.problem, order, node.batches)
                 options = np.repeat(node.prices.options[None, :], candidate.stages, axis=0)
-                child = self.below(node, self.cases.ordered(candidate), candidate=candidate)
-                yield replace(child, prices=replace(node.prices, options=options))
+                for end in range(len(candidate.ends)):
+                    child = self.below(node, self.cases.ordered(candidate, end), candidate=candidate, end=end)
+                    yield replace(child, prices=replace(node.prices, options=options))
 
     def below(self, node: Node, case: Case, **known: Any) -> Node:
         return replace(node, level=node.level + 1, case=case, window=case.tightened(node.window), **known)
@@ -206,3 +289,17 @@ def _halves(window: Window, by_prefill: bool) -> tuple[Window, Window]:
         return replace(window, prefill_to=middle), replace(window, prefill_from=middle)
     middle = (window.round_from + window.round_to) / 2
     return replace(window, round_to=middle), replace(window, round_from=middle)
+
+
+def _key(node: Node) -> tuple[tuple[int, ...], MicroBatches]:
+    assert node.candidate is not None
+    return node.candidate.order, node.batches
+
+
+def _inside(window: Window, other: Window) -> bool:
+    return (
+        other.prefill_from <= window.prefill_from
+        and window.prefill_to <= other.prefill_to
+        and other.round_from <= window.round_from
+        and window.round_to <= other.round_to
+    )
