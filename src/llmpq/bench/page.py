@@ -36,7 +36,10 @@ def summary(results: Sequence[Result], gap: float) -> list[str]:
 
 def write_page(path: Path, results: Sequence[Result], settings: str, before: str, gap: float) -> None:
     """Write the page; ``before`` is ``machine()`` at the start, ``settings`` says what was asked for."""
-    rows = ["| case | mode | solver | s | CPU s | gap % | enumerated | pruned | solved | status |", "|---|---|---|---|---|---|---|---|---|---|"]
+    rows = [
+        "| case | mode | solver | s | CPU s | gap % | enumerated | pruned | solved | status |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for result in results:
         share = "–" if result.gap is None else f"{100 * result.gap:.3f}"
         counts = f"{result.enumerated} | {result.pruned} | {result.solved}"

@@ -87,10 +87,15 @@ def _planned(sender: Any, body: dict[str, Any], mode: str, solver: str, time_lim
 _COUNTS = ("enumerated", "pruned", "solved")
 
 
-def bench(config: Path, rows: list[str], modes: list[str], solvers: list[str], generation: str, time_limit_s: float, gap: float) -> list[Result]:
+def bench(
+    config: Path, rows: list[str], modes: list[str], solvers: list[str], generation: str, time_limit_s: float, gap: float
+) -> list[Result]:
     """Plan every combination, printing a line as each is done."""
     results = []
-    print(f"{'case':24} {'mode':10} {'solver':6} {'s':>7} {'CPU s':>7} {'gap %':>8} {'enumerated':>10} {'pruned':>7} {'solved':>6}  status", flush=True)
+    print(
+        f"{'case':24} {'mode':10} {'solver':6} {'s':>7} {'CPU s':>7} {'gap %':>8} {'enumerated':>10} {'pruned':>7} {'solved':>6}  status",
+        flush=True,
+    )
     for row in rows:
         for mode in modes:
             body, _ = paper_problem(config, row, generation, MODES[mode])

@@ -163,7 +163,9 @@ def device_table(
     }
 
 
-def link_table(members: Sequence[Mapping[str, Any]], kinds: Mapping[str, Mapping[str, Any]], ethernet_gbit_s: float) -> list[dict[str, Any]]:
+def link_table(
+    members: Sequence[Mapping[str, Any]], kinds: Mapping[str, Mapping[str, Any]], ethernet_gbit_s: float
+) -> list[dict[str, Any]]:
     """Links of every ordered pair: the slower device's own inside a node, Ethernet between nodes, at LINK_SHARE of the peak."""
     rows = []
     for a in members:

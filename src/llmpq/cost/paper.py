@@ -64,9 +64,7 @@ def catalogue_problem(
         raise ConfigError(f"unknown kernel generation '{generation}'; generations are {', '.join(GENERATIONS)}")
     slots, prompt, new = (int(workload[key]) for key in ("slots", "prompt_tokens", "new_tokens"))
     sizes = needed_sizes(candidates(slots))
-    devices = [
-        device_table(member["name"], kinds[member["device"]], shape, generation, workload, sizes) for member in cluster["members"]
-    ]
+    devices = [device_table(member["name"], kinds[member["device"]], shape, generation, workload, sizes) for member in cluster["members"]]
     offered = dict.fromkeys(option for device in devices for option in device["options"])
     options = tuple(option for option in ("16", "8", "w8a8", "4", "3") if option in offered)
     return {

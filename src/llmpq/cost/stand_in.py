@@ -29,8 +29,7 @@ def omega(layers: int, options: tuple[str, ...]) -> dict[str, list[float]]:
     """Omega per option and layer for a model of ``layers`` layers; every option keeps its ratio to the reference, which sums to 1."""
     unit = _stretched("4", layers).sum()
     return {
-        name: [0.0] * layers if name == "16" else [round(float(value), 9) for value in _stretched(name, layers) / unit]
-        for name in options
+        name: [0.0] * layers if name == "16" else [round(float(value), 9) for value in _stretched(name, layers) / unit] for name in options
     }
 
 

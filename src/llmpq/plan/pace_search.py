@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from llmpq.plan.ascent import ascend
 from llmpq.plan.bound import Relaxation
 from llmpq.plan.candidate import Candidate, Counts, Floats, build
 from llmpq.plan.cases import Cases, Team
@@ -28,10 +29,13 @@ WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.02}
 NARROW = 0.0004
 # Seconds for the first try of an order's integer program.
 FIRST_TRY_S = 2.0
-# Steps of dual ascent for each window, each towards a bound at most this much better (relative): far targets overshoot.
-STEPS, LEAP = 3, 0.03
-# The first window of a choice of micro-batches gets more; later ones none while they are further than this from being pruned.
-FIRST_STEPS, NEAR = 12, 0.93
+# Evaluations to find better prices: of the first window of a choice of micro-batches, and of later ones that are nearly pruned (their
+# bound is at least this share of the cutoff).
+FIRST_STEPS, STEPS, NEAR = 16, 6, 0.97
+# So many halvings or levels later the prices are worked on anew.
+OLD = 3
+# Steps along the slope for the windows of an order, each towards a bound at most this much better (relative): far targets overshoot.
+ORDER_STEPS, LEAP = 4, 0.03
 # After this many nodes the best one is followed down to a plan, with so many children looked at.
 DIVES, DIVE_CHILDREN = {0, *range(20, 200, 20), *range(200, 2000, 100), *range(2000, 20000, 500)}, 24
 # Dives before this many nodes try the integer program of the order where they end.
@@ -50,6 +54,7 @@ class Node:
     team: Team | None = None
     candidate: Candidate | None = None
     end: int = 0
+    age: int = 0
 
 
 Solve = Callable[[Node, Window, float], tuple[float, bool]]
@@ -96,7 +101,7 @@ class PaceSearch:
             width = WIDTHS[node.level] if node.level < ORDER or _key(node) not in self.tried else NARROW
             if prefill + decode > width * self.cutoff():
                 for half in _halves(node.window, prefill >= decode):
-                    self.push(replace(node, window=half), bound)
+                    self.push(replace(node, window=half, age=node.age + 1), bound)
             elif node.level < ORDER:
                 for child in self.children(node):
                     self.push(child, bound)
@@ -150,7 +155,7 @@ class PaceSearch:
         while not self.over():
             prefill, decode = node.case.width_ms(node.window)
             if prefill + decode > WIDTHS[node.level] * self.cutoff():
-                children = [replace(node, window=half) for half in _halves(node.window, prefill >= decode)]
+                children = [replace(node, window=half, age=node.age + 1) for half in _halves(node.window, prefill >= decode)]
             elif node.level < ORDER:
                 children = list(itertools.islice(self.children(node), DIVE_CHILDREN))
             else:
@@ -207,23 +212,58 @@ class PaceSearch:
         self.evaluations[node.level] += 1
         best, limit = parent, self.cutoff()
         # Which of the two prices of a round binds rarely changes on the way down.
+        renewed = False
         shares = (node.trip_share, 1.0 - node.trip_share) if node.level in (ANY, ORDER) else (node.trip_share,)
         for share in shares:
-            prices = node.prices
-            steps = FIRST_STEPS if parent == 0.0 and node.level == ANY else STEPS
-            for step in range(steps + 1):
-                answer = self.bound(node, share, prices)
-                if share == 0.0 and math.isfinite(answer.bound):
-                    node = replace(node, window=narrowed(node, answer.bound, limit))
-                if answer.bound > best:
-                    best = answer.bound
-                    node = replace(node, prices=prices, trip_share=share)
-                if best >= limit:
-                    return node, math.inf
-                if step == steps or (parent > 0.0 and answer.bound < NEAR * limit):
-                    break
-                prices = self.stepped(prices, answer, limit)
-        return node, best
+            bound, prices = self.priced(node, share, limit, first=parent == 0.0)
+            renewed = renewed or node.age >= OLD
+            if share == 0.0 and math.isfinite(bound):
+                node = replace(node, window=narrowed(node, bound, limit))
+            if bound > best:
+                best = bound
+                node = replace(node, prices=prices, trip_share=share)
+            if best >= limit:
+                return node, math.inf
+        return replace(node, age=0 if renewed else node.age), best
+
+    def priced(self, node: Node, share: float, limit: float, first: bool) -> tuple[float, Prices]:
+        """The best bound found for a node with the round priced ``share`` by the round trip, and its prices."""
+        if node.level == ORDER:
+            return self.stepped_up(node, share, limit)
+        answer = self.bound(node, share, node.prices)
+        if (
+            answer.bound >= limit
+            or (share != node.trip_share and not first)
+            or not (first or node.age >= OLD or answer.bound >= NEAR * limit)
+        ):
+            return answer.bound, node.prices
+        start = np.append(node.prices.options, node.prices.weight / self.problem.layers)
+        budgeted = self.problem.quality_budget is not None
+        largest = node.prices.weight * float(self.omega.mean(axis=0).max()) / 2
+        radius = np.append(np.full(len(start) - 1, largest), max(start[-1] / 2, 1.0) if budgeted else 0.0)
+
+        def evaluate(point: Floats) -> tuple[float, Floats]:
+            found = self.bound(node, share, self.at(point))
+            return found.bound, np.append(found.options, found.weight * self.problem.layers if budgeted else 0.0)
+
+        lowest = np.append(np.full(len(start) - 1, -np.inf), 0.0)
+        best, where = ascend(evaluate, start, radius, lowest, FIRST_STEPS if first or node.age >= OLD else STEPS, limit)
+        return best, self.at(where)
+
+    def at(self, point: Floats) -> Prices:
+        return self.prices_at(point[:-1], float(point[-1]) * self.problem.layers)
+
+    def stepped_up(self, node: Node, share: float, limit: float) -> tuple[float, Prices]:
+        """Some steps along the slope: with prices for every stage there are too many for cutting planes."""
+        best, found, prices = -math.inf, node.prices, node.prices
+        for _ in range(ORDER_STEPS):
+            answer = self.bound(node, share, prices)
+            if answer.bound > best:
+                best, found = answer.bound, prices
+            if best >= limit:
+                break
+            prices = self.stepped(prices, answer, limit)
+        return best, found
 
     def stepped(self, prices: Prices, answer: Answer, limit: float) -> Prices:
         """Polyak's step towards ``limit``, the bound that would prune."""
@@ -269,7 +309,7 @@ class PaceSearch:
                     yield replace(child, prices=replace(node.prices, options=options))
 
     def below(self, node: Node, case: Case, **known: Any) -> Node:
-        return replace(node, level=node.level + 1, case=case, window=case.tightened(node.window), **known)
+        return replace(node, level=node.level + 1, age=node.age + 1, case=case, window=case.tightened(node.window), **known)
 
 
 def narrowed(node: Node, bound: float, limit: float) -> Window:
