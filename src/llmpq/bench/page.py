@@ -28,9 +28,8 @@ def summary(results: Sequence[Result], gap: float) -> list[str]:
         own = [result for result in results if result.solver == solver]
         proved = sum(result.status == "optimal" for result in own)
         times = [result.seconds for result in own]
-        lines.append(
-            f"{solver}: {proved} of {len(own)} cases proved within {100 * gap:g} %; median {statistics.median(times):.1f} s, longest {max(times):.1f} s."
-        )
+        spread = f"median {statistics.median(times):.1f} s, longest {max(times):.1f} s"
+        lines.append(f"{solver}: {proved} of {len(own)} cases proved within {100 * gap:g} %; {spread}.")
     return lines
 
 
@@ -43,9 +42,8 @@ def write_page(path: Path, results: Sequence[Result], settings: str, before: str
     for result in results:
         share = "–" if result.gap is None else f"{100 * result.gap:.3f}"
         counts = f"{result.enumerated} | {result.pruned} | {result.solved}"
-        rows.append(
-            f"| {result.case} | {result.mode} | {result.solver} | {result.seconds:.1f} | {result.cpu_seconds:.1f} | {share} | {counts} | {result.status} |"
-        )
+        seconds = f"{result.seconds:.1f} | {result.cpu_seconds:.1f}"
+        rows.append(f"| {result.case} | {result.mode} | {result.solver} | {seconds} | {share} | {counts} | {result.status} |")
     text = [
         "# Planning times",
         "",

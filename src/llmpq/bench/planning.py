@@ -14,7 +14,7 @@ from typing import Any
 from llmpq.cost.paper import paper_problem
 from llmpq.errors import LlmpqError
 
-ROWS = tuple(f"paper-{number}" for number in range(3, 12)) + ("paper-1-lat", "paper-4-lat", "paper-6-lat")
+ROWS = (*(f"paper-{number}" for number in range(3, 12)), "paper-1-lat", "paper-4-lat", "paper-6-lat")
 # Milliseconds one would pay to avoid the damage of uniform 4 bit; batches of these rows take 10 to 400 s.
 THETA_MS = 10_000.0
 MODES: dict[str, dict[str, float]] = {
@@ -27,7 +27,10 @@ MODES: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One planned case; times in s, ``gap`` relative and proven over the whole search. ``status``: optimal, feasible, or why there is no plan."""
+    """One planned case; times in s, ``gap`` relative and proven over the whole search.
+
+    ``status``: optimal, feasible, or why there is no plan.
+    """
 
     case: str
     mode: str
@@ -69,7 +72,9 @@ def _planned(sender: Any, body: dict[str, Any], mode: str, solver: str, time_lim
     except LlmpqError as error:
         status = type(error).__name__.removesuffix("Error").lower() + ": " + str(error)[:120]
     times = own.cpu_times()
-    certificate = found["certificate"] if found else {"status": status, "gap": None, "candidates": dict.fromkeys(_COUNTS, 0)}
+    certificate: dict[str, Any] = (
+        found["certificate"] if found else {"status": status, "gap": None, "candidates": dict.fromkeys(_COUNTS, 0)}
+    )
     result = Result(
         case=body["name"],
         mode=mode,
@@ -87,15 +92,15 @@ def _planned(sender: Any, body: dict[str, Any], mode: str, solver: str, time_lim
 _COUNTS = ("enumerated", "pruned", "solved")
 
 
+HEADER = f"{'case':24} {'mode':10} {'solver':6} {'s':>7} {'CPU s':>7} {'gap %':>8} {'enumerated':>10} {'pruned':>7} {'solved':>6}  status"
+
+
 def bench(
     config: Path, rows: list[str], modes: list[str], solvers: list[str], generation: str, time_limit_s: float, gap: float
 ) -> list[Result]:
     """Plan every combination, printing a line as each is done."""
     results = []
-    print(
-        f"{'case':24} {'mode':10} {'solver':6} {'s':>7} {'CPU s':>7} {'gap %':>8} {'enumerated':>10} {'pruned':>7} {'solved':>6}  status",
-        flush=True,
-    )
+    print(HEADER, flush=True)
     for row in rows:
         for mode in modes:
             body, _ = paper_problem(config, row, generation, MODES[mode])

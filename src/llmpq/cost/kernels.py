@@ -41,7 +41,7 @@ def _of_2023(sixteen: Efficiency, eight: Efficiency, four: Efficiency, three: Ef
     return Kernels({"16": sixteen, "8": eight, "4": four, "3": three}, kv_memory, materialised_scores=True)
 
 
-# Fitted by eye of arithmetic to the published points: prefill gives `compute`, decode at batch 2 `memory`, its growth to batch 8 `kv_memory`.
+# Fitted by hand: prefill gives `compute`, decode at batch 2 `memory`, its growth to batch 8 `kv_memory`.
 _TURING = _of_2023(
     Efficiency(0.30, 0.73), Efficiency(0.235, 0.355, integer=True), Efficiency(0.0070, 0.19), Efficiency(0.0088, 0.19), kv_memory=0.145
 )

@@ -205,7 +205,7 @@ class Cases:
                 (send, send_rest), (token, token_rest) = sends
                 fixed = [value - off for value, off in zip(fixed, (send, send_rest, token, token + token_rest), strict=True)]
             key = (id(times), *fixed)
-            stages.append(known.setdefault(key, Stage(times, *(float(value) for value in fixed))))
+            stages.append(known.setdefault(key, Stage(times, float(fixed[0]), float(fixed[1]), float(fixed[2]), float(fixed[3]))))
         return tuple(stages)
 
     def _send(self, a: int, b: int, batches: MicroBatches, phase: str) -> tuple[float, float]:

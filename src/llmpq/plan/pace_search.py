@@ -9,21 +9,21 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from llmpq.plan.ascent import ascend
 from llmpq.plan.bound import Relaxation
-from llmpq.plan.candidate import Candidate, Counts, Floats, build
-from llmpq.plan.cases import Cases, Team
+from llmpq.plan.candidate import Counts, Floats, build
+from llmpq.plan.cases import Cases
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.pace import Answer, Case, Prices, Window, order_free_bound, ordered_bound
+from llmpq.plan.pace_node import ANY, ENDS, ORDER, TEAM, Node, halves, inside, key_of, narrowed
 from llmpq.plan.problem import Problem
 from llmpq.plan.promising import promising_counts
 
-ANY, ENDS, TEAM, ORDER = range(4)
 # A window is halved while it leaves more of the objective open than this share of the cutoff.
 WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.02}
 NARROW = 0.0004
@@ -40,21 +40,6 @@ ORDER_STEPS, LEAP = 4, 0.03
 DIVES, DIVE_CHILDREN = {0, *range(20, 200, 20), *range(200, 2000, 100), *range(2000, 20000, 500)}, 24
 # Dives before this many nodes try the integer program of the order where they end.
 TRIES = 60
-
-
-@dataclass(frozen=True)
-class Node:
-    level: int
-    batches: MicroBatches
-    case: Case
-    window: Window
-    prices: Prices
-    trip_share: float = 0.0
-    ends: tuple[int, int] = (-1, -1)
-    team: Team | None = None
-    candidate: Candidate | None = None
-    end: int = 0
-    age: int = 0
 
 
 Solve = Callable[[Node, Window, float], tuple[float, bool]]
@@ -98,9 +83,9 @@ class PaceSearch:
             if self.settled(node):
                 continue
             prefill, decode = node.case.width_ms(node.window)
-            width = WIDTHS[node.level] if node.level < ORDER or _key(node) not in self.tried else NARROW
+            width = WIDTHS[node.level] if node.level < ORDER or key_of(node) not in self.tried else NARROW
             if prefill + decode > width * self.cutoff():
-                for half in _halves(node.window, prefill >= decode):
+                for half in halves(node.window, prefill >= decode):
                     self.push(replace(node, window=half, age=node.age + 1), bound)
             elif node.level < ORDER:
                 for child in self.children(node):
@@ -111,7 +96,7 @@ class PaceSearch:
 
     def solve_rest(self, node: Node, bound: float, solve: Solve) -> float:
         """A first, short try of the integer program while the window is wide; what that leaves is halved on and solved for good."""
-        key = _key(node)
+        key = key_of(node)
         self.offer_promising(node)
         first = key not in self.tried
         bound, window = self.remaining(node, bound)
@@ -125,10 +110,10 @@ class PaceSearch:
 
     def remaining(self, node: Node, bound: float) -> tuple[float, Window]:
         """All open windows of a candidate taken together, to be solved at once: (their bound, the window around them)."""
-        key = _key(node)
+        key = key_of(node)
         windows = [node.window]
         for other_bound, _, other in self.heap:
-            if other.level == ORDER and _key(other) == key:
+            if other.level == ORDER and key_of(other) == key:
                 windows.append(other.window)
                 bound = min(bound, other_bound)
         around = Window(
@@ -141,13 +126,13 @@ class PaceSearch:
 
     def settled(self, node: Node) -> bool:
         """Whether the window was solved together with another one of the same candidate."""
-        return node.level == ORDER and any(_inside(node.window, done) for done in self.closed.get(_key(node), []))
+        return node.level == ORDER and any(inside(node.window, done) for done in self.closed.get(key_of(node), []))
 
     def open_candidates(self) -> int:
         """How many candidates are not ruled out and not solved (after ``run``); all of a micro-batch choice while orders are open."""
         left = [node for bound, _, node in self.heap if bound < self.cutoff() and not self.settled(node)]
         unsorted = {node.batches for node in left if node.level < ORDER}
-        single = {_key(node) for node in left if node.level == ORDER and node.batches not in unsorted} - set(self.closed)
+        single = {key_of(node) for node in left if node.level == ORDER and node.batches not in unsorted} - set(self.closed)
         return len(unsorted) * self.cases.order_count() - sum(batches in unsorted for _, batches in self.closed) + len(single)
 
     def dive(self, node: Node, solve: Solve | None) -> None:
@@ -155,17 +140,17 @@ class PaceSearch:
         while not self.over():
             prefill, decode = node.case.width_ms(node.window)
             if prefill + decode > WIDTHS[node.level] * self.cutoff():
-                children = [replace(node, window=half, age=node.age + 1) for half in _halves(node.window, prefill >= decode)]
+                children = [replace(node, window=half, age=node.age + 1) for half in halves(node.window, prefill >= decode)]
             elif node.level < ORDER:
                 children = list(itertools.islice(self.children(node), DIVE_CHILDREN))
             else:
                 self.offer_promising(node)
-                if solve is not None and _key(node) not in self.tried:
-                    self.tried.add(_key(node))
+                if solve is not None and key_of(node) not in self.tried:
+                    self.tried.add(key_of(node))
                     whole = Window(0.0, math.inf, 0.0, math.inf)
                     bound, finished = solve(node, whole, FIRST_TRY_S)
                     if finished:
-                        self.closed.setdefault(_key(node), []).append(whole)
+                        self.closed.setdefault(key_of(node), []).append(whole)
                         self.proven = min(self.proven, bound)
                 return
             judged = [(bound, place, child) for place, (child, bound) in enumerate(self.judge(child, 0.0) for child in children)]
@@ -310,36 +295,3 @@ class PaceSearch:
 
     def below(self, node: Node, case: Case, **known: Any) -> Node:
         return replace(node, level=node.level + 1, age=node.age + 1, case=case, window=case.tightened(node.window), **known)
-
-
-def narrowed(node: Node, bound: float, limit: float) -> Window:
-    """The window without paces so slow that they lift the bound to ``limit``; ``bound`` with the round priced by its pace alone."""
-    if not math.isfinite(limit):
-        return node.window
-    window, case = node.case.tightened(node.window), node.case
-    weight = case.decoding * (case.rounds + case.drain_share)
-    prefill_to = min(window.prefill_to, window.prefill_from + limit - bound)
-    round_to = min(window.round_to, window.round_from + (limit - bound) / weight) if weight else window.round_to
-    return replace(window, prefill_to=max(prefill_to, window.prefill_from), round_to=max(round_to, window.round_from))
-
-
-def _halves(window: Window, by_prefill: bool) -> tuple[Window, Window]:
-    if by_prefill:
-        middle = (window.prefill_from + window.prefill_to) / 2
-        return replace(window, prefill_to=middle), replace(window, prefill_from=middle)
-    middle = (window.round_from + window.round_to) / 2
-    return replace(window, round_to=middle), replace(window, round_from=middle)
-
-
-def _key(node: Node) -> tuple[tuple[int, ...], MicroBatches]:
-    assert node.candidate is not None
-    return node.candidate.order, node.batches
-
-
-def _inside(window: Window, other: Window) -> bool:
-    return (
-        other.prefill_from <= window.prefill_from
-        and window.prefill_to <= other.prefill_to
-        and other.round_from <= window.round_from
-        and window.round_to <= other.round_to
-    )

@@ -17,7 +17,8 @@ from llmpq.plan.milp import build_model
 from llmpq.plan.orders import device_orders
 from llmpq.plan.pace import Window
 from llmpq.plan.pace_model import keep_pace
-from llmpq.plan.pace_search import Node, PaceSearch
+from llmpq.plan.pace_node import Node
+from llmpq.plan.pace_search import PaceSearch
 from llmpq.plan.problem import Problem
 from llmpq.plan.solve import solve
 
