@@ -48,7 +48,7 @@ def write_page(path: Path, results: Sequence[Result], settings: str, before: str
         "# Planning times",
         "",
         f"Measured on {datetime.date.today().isoformat()} by `make bench-plan` ({settings}); {before} before, {machine()} after. "
-        "Cost tables are the catalogue's, sensitivities a stand-in (see catalogue.md). Times include the baselines that a plan is compared with.",
+        "Cost tables are the catalogue's, sensitivities a stand-in (see catalogue.md). Times include the baselines of every plan.",
         "",
         *[f"- {sentence}" for sentence in summary(results, gap)],
         "",

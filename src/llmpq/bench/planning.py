@@ -5,12 +5,14 @@ Every case is planned in a process of its own, one at a time, so that processor 
 
 import json
 import multiprocessing
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llmpq.bench.large import large_problem
 from llmpq.cost.paper import paper_problem
 from llmpq.errors import LlmpqError
 
@@ -92,6 +94,15 @@ def _planned(sender: Any, body: dict[str, Any], mode: str, solver: str, time_lim
 _COUNTS = ("enumerated", "pruned", "solved")
 
 
+def problem_of(config: Path, row: str, generation: str, mode: str) -> dict[str, Any]:
+    """A row of config/paper.yaml, or LxN-T: L layers on N devices of T types (``large``)."""
+    size = re.fullmatch(r"(\d+)x(\d+)-([1-4])", row)
+    if size:
+        layers, devices, kinds = map(int, size.groups())
+        return large_problem(config, layers, devices, kinds, generation, MODES[mode])
+    return paper_problem(config, row, generation, MODES[mode])[0]
+
+
 HEADER = f"{'case':24} {'mode':10} {'solver':6} {'s':>7} {'CPU s':>7} {'gap %':>8} {'enumerated':>10} {'pruned':>7} {'solved':>6}  status"
 
 
@@ -103,7 +114,7 @@ def bench(
     print(HEADER, flush=True)
     for row in rows:
         for mode in modes:
-            body, _ = paper_problem(config, row, generation, MODES[mode])
+            body = problem_of(config, row, generation, mode)
             for solver in solvers:
                 result = plan_case(body, mode, solver, time_limit_s, gap)
                 results.append(result)

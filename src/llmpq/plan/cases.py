@@ -137,10 +137,15 @@ class Cases:
         """How many distinct orders there are of all teams."""
         total = sum(1 for _ in self.lone_teams())
         for first, last in self.ends():
-            for team in self.teams(first, last):
-                middle = [number - int(c == first) - int(c == last) for c, number in enumerate(team.members)]
-                total += math.factorial(sum(middle)) // math.prod(map(math.factorial, middle))
+            total += sum(self.orders_of(team) for team in self.teams(first, last))
         return total
+
+    def orders_of(self, team: Team) -> int:
+        """How many distinct orders a team has."""
+        if sum(team.members) == 1:
+            return 1
+        middle = [number - int(c == team.first) - int(c == team.last) for c, number in enumerate(team.members)]
+        return math.factorial(sum(middle)) // math.prod(map(math.factorial, middle))
 
     def present(self, members: tuple[int, ...]) -> tuple[int, ...]:
         """The devices of a team, lowest numbers first within each class."""

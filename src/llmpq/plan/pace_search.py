@@ -27,6 +27,8 @@ from llmpq.plan.promising import promising_counts
 # A window is halved while it leaves more of the objective open than this share of the cutoff.
 WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.02}
 NARROW = 0.0004
+# A team of more orders than this keeps its order-free bound, and so many of its orders are tried for plans.
+MOST_ORDERS, SOME_ORDERS = 20_000, 12
 # Seconds for the first try of an order's integer program.
 FIRST_TRY_S = 2.0
 # Evaluations to find better prices: of the first window of a choice of micro-batches, and of later ones that are nearly pruned (their
@@ -75,7 +77,7 @@ class PaceSearch:
         for batches in self.problem.micro_batches:
             self.start(batches)
         for visit in itertools.count():
-            if not self.heap or self.heap[0][0] >= self.cutoff() or self.over():
+            if not self.heap or self.heap[0][0] >= min(self.cutoff(), self.proven) or self.over():
                 break
             if visit in DIVES:
                 self.dive(self.heap[0][2], solve if visit < TRIES else None)
@@ -87,12 +89,20 @@ class PaceSearch:
             if prefill + decode > width * self.cutoff():
                 for half in halves(node.window, prefill >= decode):
                     self.push(replace(node, window=half, age=node.age + 1), bound)
+            elif node.level == TEAM and node.team is not None and self.cases.orders_of(node.team) > MOST_ORDERS:
+                self.proven = min(self.proven, bound)
+                self.try_orders(node)
             elif node.level < ORDER:
                 for child in self.children(node):
                     self.push(child, bound)
             else:
                 self.proven = min(self.proven, self.solve_rest(node, bound, solve))
         return min(self.proven, self.heap[0][0] if self.heap else math.inf)
+
+    def try_orders(self, node: Node) -> None:
+        """Plans for some orders of a team that has too many: its order-free bound is all that is proved of it."""
+        for child in itertools.islice(self.children(node), SOME_ORDERS):
+            self.offer_promising(child)
 
     def solve_rest(self, node: Node, bound: float, solve: Solve) -> float:
         """A first, short try of the integer program while the window is wide; what that leaves is halved on and solved for good."""
