@@ -12,7 +12,7 @@ import numpy.typing as npt
 from llmpq.plan.candidate import Candidate, Counts, Floats
 
 # Above this the list costs more than it saves; the search then does without.
-MOST_CONFIGS = 400_000
+MOST_CONFIGS = 600_000
 
 
 @dataclass(frozen=True)
