@@ -9,7 +9,7 @@ HELP = "time the planner on the paper's clusters (catalogue costs), print a tabl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows",
-        help="comma-separated rows of config/paper.yaml (default: clusters 3 to 11 and three -lat rows), or 96x16-4: 96 layers on 16 devices of 4 types",
+        help="comma-separated rows of config/paper.yaml, or sizes such as 96x16-4 (default: 3 to 11 and three -lat rows)",
     )
     parser.add_argument("--modes", default="theta,budget 0.1,budget 0.5,budget 1", help="comma-separated (default: all four)")
     parser.add_argument("--solvers", default="highs,glpk", help="comma-separated (default: highs,glpk)")
