@@ -14,7 +14,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast lint format ui doctor help clean
+.PHONY: run all test test-fast lint format ui doctor bench-plan help clean
 
 run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
@@ -44,6 +44,9 @@ format: $(READY) ## Rewrite the sources in the house style
 
 ui: $(READY) ## Show the runs in the browser (PORT=5000)
 	@llmpq ui --port $(PORT)
+
+bench-plan: $(READY) ## Time the planner on the paper's clusters (BENCH="--rows paper-5 --modes theta" for a part; 1 core, wants a quiet machine)
+	@OMP_NUM_THREADS=1 llmpq bench-plan --out docs/bench-plan.md $(BENCH)
 
 doctor: $(READY) ## Say what this machine has and what is missing for what
 	@llmpq doctor

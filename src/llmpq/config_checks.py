@@ -10,9 +10,9 @@ from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
 
 CHOICES = {
-    "model.source": ("package", "path", "hub"),
+    "model.source": ("package", "path", "hub", "shape"),
     "model.end_option": ("16", "32"),
-    "cluster.launch": ("local",),
+    "cluster.launch": ("local", "none"),
     "quantizer.method": ("gptq", "rtn"),
     "quantizer.group_size": (64,),  # what the int4 kernel of this machine and the exported formats share
     "quantizer.symmetric": (True,),
@@ -24,7 +24,7 @@ CHOICES = {
     "serve.schedule": ("barrier",),
     "suite": ("default", "test"),
 }
-DEVICE_CHOICES = {"kind": ("cpu",), "source": ("emulated", "measured", "catalogue")}
+DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
 TEXTS = ("wikipedia", "python-docs")
 OPTIONS = ("32", "16", "8", "w8a8-outlier", "w8a8", "4", "3")
 REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
@@ -227,8 +227,10 @@ def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:
         device = cluster["types"][member["device"]]
         if min(member["cores"], default=0) < 0:
             fail(f"{where}.cores", f"lists {member['cores']}; cores are numbered from 0")
-        if len(set(member["cores"])) != device["cores"]:
+        if device["kind"] == "cpu" and len(set(member["cores"])) != device["cores"]:
             fail(f"{where}.cores", f"lists {member['cores']}, but the device '{device['name']}' has cores: {device['cores']}")
+        if device["kind"] == "gpu" and (device["peak"] is None or not member["node"] or cluster["ethernet_gbit_s"] is None):
+            fail(where, "a catalogue device needs its type's peak, a node, and the cluster's ethernet_gbit_s")
     devices = [{"cores": member["cores"], "slowdown": cluster["types"][member["device"]]["slowdown"]} for member in cluster["members"]]
     for core, quota in shared_core_quota(devices).items():
         fail(

@@ -73,7 +73,7 @@ def _front(document: Document, factor: float, points: int, solver: str, limits: 
     tables = LeastOmega(free, candidates)
     least = min((tables.least(candidate) for candidate in candidates), default=math.inf)
     try:
-        fastest = plan_from(free, [], solver, **limits, candidates=candidates, least=tables)
+        fastest = plan_from(free, [], solver, **limits, least=tables)
     except InfeasibleError as error:
         return {"memory_factor": factor, "infeasible": str(error), "points": []}
     known = [assignment_of(free, fastest)]

@@ -1,17 +1,24 @@
 """The outer search: all device orders and micro-batches, bounded, sorted and pruned around the integer program of each candidate."""
 
 import heapq
+import itertools
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmpq.plan.assign import assign
 from llmpq.plan.bound import Multipliers, Relaxation
-from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
+from llmpq.plan.candidate import Assignment, Candidate, Counts, build, objective_ms, within_budget
+from llmpq.plan.cases import Cases
 from llmpq.plan.least_omega import LeastOmega
+from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.milp import build_model
 from llmpq.plan.orders import device_orders
+from llmpq.plan.pace import Window
+from llmpq.plan.pace_model import keep_pace
+from llmpq.plan.pace_node import Node
+from llmpq.plan.pace_search import PaceSearch
 from llmpq.plan.problem import Problem
 from llmpq.plan.solve import SolverError, solve
 
@@ -23,6 +30,10 @@ SHRINKS = (0.0, 3e-7, 3e-6)
 CUTOFF_SLACK = 3e-6
 # How many sets of multipliers are remembered per device order and per number of stages.
 POOL = 6
+# Up to so many candidates are first looked at one by one, for this share of the time.
+FEW, RELAXATION_SHARE = 5000, 0.3
+# Where configurations cannot be listed: so many candidates are looked at.
+MOST = 20_000
 _CHEAP, _REFRESHED, _RELAXED = range(3)
 
 
@@ -49,6 +60,7 @@ class _Search:
         self.best: Assignment | None = None
         self.objective = math.inf
         self.failed = 0
+        self.solved: set[tuple[tuple[int, ...], MicroBatches]] = set()
         self.pool: dict[int | tuple[int, ...], list[Multipliers]] = {}
 
     def offer(self, candidate: Candidate, assignment: Assignment) -> None:
@@ -89,22 +101,28 @@ class _Search:
             del pool[:-POOL]
         return self.relaxation.evaluate(candidate, prices)
 
-    def solve_candidate(self, candidate: Candidate) -> float:
-        """Solve one integer program; offers its plan and returns the candidate's proven bound."""
-        bound = math.inf
+    def solve_candidate(self, candidate: Candidate, window: Window | None = None, seconds: float = math.inf) -> tuple[float, bool]:
+        """Solve one integer program, whole or within a window of paces, for at most ``seconds``; offers its plan.
+
+        Returns the proven bound and whether that is all there is to know (no time limit cut in).
+        """
+        self.solved.add((candidate.order, candidate.batches))
+        bound, finished, stop = math.inf, True, min(self.deadline, time.monotonic() + seconds)
         for shrink in SHRINKS:
             cutoff = self.cutoff if math.isfinite(self.objective) else None
             limit = None if cutoff is None else cutoff + CUTOFF_SLACK * abs(cutoff)
             model = build_model(self.problem, candidate, cutoff_ms=limit, shrink=shrink)
-            remaining = self.deadline - time.monotonic()
+            if window is not None:
+                keep_pace(model, window)
             try:
-                solution = solve(model, self.solver, time_limit_s=remaining, gap=self.gap, seed=self.seed)
+                solution = solve(model, self.solver, time_limit_s=stop - time.monotonic(), gap=self.gap, seed=self.seed)
             except SolverError:
                 if self.best is None:
                     raise
                 self.failed += 1
-                return -math.inf  # nothing is proven here: the candidate keeps the bound that it came with
+                return -math.inf, False  # nothing is proven here: the candidate keeps the bound that it came with
             if shrink == 0.0:
+                finished = solution.status in ("optimal", "infeasible")
                 bound = solution.bound if solution.status != "infeasible" else (math.inf if cutoff is None else cutoff)
             if solution.counts is None:
                 break
@@ -113,7 +131,14 @@ class _Search:
             self.offer(candidate, assignment)
             if candidate.fits(solution.counts, solution.end) and within_budget(self.problem, assignment.omega_sum(self.problem)):
                 break
-        return bound
+        return bound, finished
+
+    def offer_counts(self, node: Node, counts: Counts) -> None:
+        """Try a plan met while bounding, unless it cannot be better whatever its omega."""
+        candidate = _candidate(node)
+        if candidate.makespan(counts, node.end).total_ms < self.objective:
+            stages = assign(self.problem, counts)
+            self.offer(candidate, Assignment(candidate.order, candidate.batches, stages, candidate.ends[node.end]))
 
 
 def search(
@@ -124,7 +149,6 @@ def search(
     gap: float,
     seed: int = 0,
     start: Iterable[Assignment] = (),
-    candidates: list[Candidate] | None = None,
     least: LeastOmega | None = None,
 ) -> SearchResult:
     """Best plan over every device order and micro-batch choice, with a bound proven over all of them.
@@ -136,26 +160,66 @@ def search(
     run = _Search(problem, solver, time.monotonic() + time_limit_s, gap, seed)
     for assignment in start:
         run.offer(build(problem, assignment.order, assignment.batches), assignment)
-    candidates = all_candidates(problem) if candidates is None else candidates
+    cases = Cases(problem)
+    few = cases.order_count() * len(problem.micro_batches) <= FEW
+    if not cases.usable:
+        found = _search_by_relaxation(run, some_candidates(problem, MOST), least, run.deadline)
+        total = cases.order_count() * len(problem.micro_batches)
+        # Where only some orders were looked at, nothing is proved of the others.
+        return found if found.enumerated == total else replace(found, bound_ms=0.0, enumerated=total)
+    known = -math.inf
+    if few:
+        pause = min(run.deadline, time.monotonic() + RELAXATION_SHARE * time_limit_s)
+        found = _search_by_relaxation(run, all_candidates(problem), least, pause)
+        if found.bound_ms >= run.cutoff or time.monotonic() >= run.deadline:
+            return found
+        known = found.bound_ms
+    found = _search_by_pace(run, cases)
+    return replace(found, bound_ms=max(found.bound_ms, known))
+
+
+def _search_by_pace(run: _Search, cases: Cases) -> SearchResult:
+    """Windows of paces, for all orders and micro-batches at once (``pace_search``)."""
+    paces = PaceSearch(run.problem, cases, run.offer_counts, lambda: run.cutoff, lambda: time.monotonic() >= run.deadline)
+    proven = paces.run(lambda node, window, seconds: run.solve_candidate(_candidate(node), window, seconds))
+    enumerated = cases.order_count() * len(run.problem.micro_batches)
+    bound = min(proven, run.cutoff, run.objective)
+    pruned = max(enumerated - paces.open_candidates() - len(run.solved), 0)
+    return SearchResult(run.best, run.objective, bound, enumerated, pruned, len(run.solved), run.failed)
+
+
+def _candidate(node: Node) -> Candidate:
+    assert node.candidate is not None
+    return node.candidate
+
+
+def _search_by_relaxation(run: _Search, candidates: list[Candidate], least: LeastOmega | None, pause: float) -> SearchResult:
+    """One candidate after the other, bounded by linear relaxations and solved as a program, until ``pause`` (monotonic time)."""
     # Entries (bound, what it came from, number): cheap bounds are replaced by relaxed ones, and those by programs, only where needed.
-    feasible = [least is None or within_budget(problem, least.least(candidate)) for candidate in candidates]
+    feasible = [least is None or within_budget(run.problem, least.least(candidate)) for candidate in candidates]
     heap = [(run.cheap_bound(candidates[index]) if feasible[index] else math.inf, _CHEAP, index) for index in range(len(candidates))]
     heapq.heapify(heap)
-    proven, solved = math.inf, 0
-    while heap and heap[0][0] < run.cutoff and time.monotonic() < run.deadline:
+    proven = math.inf
+    while heap and heap[0][0] < run.cutoff and time.monotonic() < pause:
         bound, level, index = heapq.heappop(heap)
         if level == _CHEAP:
             heapq.heappush(heap, (max(bound, run.cheap_bound(candidates[index])), _REFRESHED, index))
         elif level == _REFRESHED:
             heapq.heappush(heap, (max(bound, run.relaxed_bound(candidates[index])), _RELAXED, index))
         else:
-            proven = min(proven, max(bound, run.solve_candidate(candidates[index])))
-            solved += 1
+            proven = min(proven, max(bound, run.solve_candidate(candidates[index], None, pause - time.monotonic())[0]))
     open_bound = heap[0][0] if heap else math.inf
     pruned = sum(bound >= run.cutoff for bound, _, _ in heap)
-    return SearchResult(run.best, run.objective, min(proven, open_bound, run.objective), len(candidates), pruned, solved, run.failed)
+    bound = min(proven, open_bound, run.objective)
+    return SearchResult(run.best, run.objective, bound, len(candidates), pruned, len(run.solved), run.failed)
 
 
 def all_candidates(problem: Problem) -> list[Candidate]:
     """Every distinct device order with every choice of micro-batches."""
     return [build(problem, order, batches) for order in device_orders(problem) for batches in problem.micro_batches]
+
+
+def some_candidates(problem: Problem, most: int) -> list[Candidate]:
+    """``all_candidates`` where there are at most about ``most``, else those of the first orders (longest first)."""
+    orders = itertools.islice(device_orders(problem), max(most // len(problem.micro_batches), 1))
+    return [build(problem, order, batches) for order in orders for batches in problem.micro_batches]
