@@ -15,7 +15,7 @@ from llmpq.plan.offload import offload, offload_block, sentence
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
-from llmpq.plan.search import SearchResult, all_candidates, search, some_candidates
+from llmpq.plan.search import MOST, SearchResult, search, some_candidates
 from llmpq.plan.solve import SOLVERS, solver_version
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.why_not import explain_strategy
@@ -24,7 +24,7 @@ from llmpq.plan.why_not import explain_strategy
 TIE = 1e-9
 # Both solvers work to relative tolerances of 1e-7: a gap this far above the one requested is rounding.
 PROOF_TOLERANCE = 1e-6
-# Baselines are given their best order among so many candidates; a cluster of 16 devices of 4 types has 63 million orders.
+# With the search by paces, which lists no candidates itself, baselines get their best order among so many.
 MOST_COMPARED = 3_000
 
 # How the baselines find their plans, for the certificate.
@@ -39,13 +39,14 @@ def plan(
     time_limit: float = 120.0,
     gap: float = 1e-4,
     seed: int = 0,
+    paces: bool = False,
     path: str = "problem",
 ) -> dict[str, Any]:
     """Plan ``problem`` (a problem.json document or body) and return the body of plan.json.
 
     ``strategy`` is one of STRATEGIES; ``solver`` (glpk, highs), ``time_limit`` in seconds, the relative ``gap`` to prove and ``seed``
-    concern llmpq alone. When the time is over the best plan known is returned with the gap that is proven. llmpq starts from the
-    baselines' plans, so it is never worse than one of them that keeps the quality budget. The same input gives the same plan
+    concern llmpq alone, as does ``paces``, the experimental search by windows of paces (``search``). When the time is over the best
+    plan known is returned with the gap that is proven. llmpq starts from the baselines' plans, so it is never worse than one of them that keeps the quality budget. The same input gives the same plan
     (unless the time limit cuts in). ``path`` names the problem in messages. ``predicted.simulated_total_s`` is left null:
     ``simulate.barrier`` fills it.
 
@@ -59,8 +60,8 @@ def plan(
     checked = Problem.from_document(problem, path)
     started = time.monotonic()
     if strategy == "llmpq":
-        return _plan_exactly(checked, solver, time_limit, gap, seed, started)
-    candidates = all_candidates(checked)
+        return _plan_exactly(checked, solver, time_limit, gap, seed, paces, started)
+    candidates = some_candidates(checked, MOST)
     if strategy == "offload":
         return _price_offload(checked, candidates)
     assignment = STRATEGIES[strategy].load()(checked, candidates)
@@ -85,13 +86,13 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
     }
 
 
-def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, started: float) -> dict[str, Any]:
+def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, paces: bool, started: float) -> dict[str, Any]:
     _known_solver(solver)
-    candidates = some_candidates(problem, MOST_COMPARED)
+    candidates = some_candidates(problem, MOST_COMPARED if paces else MOST)
     least = LeastOmega(problem, candidates)
     baselines = baseline_plans(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
-    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, least=least, started=started)
+    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, paces=paces, least=least, started=started)
     body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
     priced = offload(problem, candidates)
     if priced is not None:
@@ -109,6 +110,7 @@ def plan_from(
     time_limit: float,
     gap: float,
     seed: int = 0,
+    paces: bool = False,
     least: LeastOmega | None = None,
     started: float | None = None,
 ) -> dict[str, Any]:
@@ -118,9 +120,9 @@ def plan_from(
     """
     started = time.monotonic() if started is None else started
     version = _known_solver(solver)
-    least = LeastOmega(problem, some_candidates(problem, MOST_COMPARED)) if least is None else least
+    least = LeastOmega(problem, some_candidates(problem, MOST_COMPARED if paces else MOST)) if least is None else least
     remaining = max(time_limit - (time.monotonic() - started), 0.0)
-    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, least=least)
+    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, least=least, paces=paces)
     if found.best is None:
         if math.isfinite(found.bound_ms):
             raise LlmpqError(f"no plan found within {time_limit} s, and none ruled out: give the planner more time")

@@ -150,16 +150,23 @@ def search(
     seed: int = 0,
     start: Iterable[Assignment] = (),
     least: LeastOmega | None = None,
+    paces: bool = False,
 ) -> SearchResult:
     """Best plan over every device order and micro-batch choice, with a bound proven over all of them.
 
     ``start`` are known plans, the first incumbents; ``least``, where given, tells at once which candidates have no plan at all. Each
     candidate gets a certified lower bound (``bound``); those that cannot beat the incumbent by more than the relative ``gap`` are
-    pruned, the rest are solved as integer programs, most promising first.
+    pruned, the rest are solved as integer programs, most promising first. With ``paces`` (experimental: quick on tight clusters, slow to
+    close the last of a gap) what the first part of the time leaves open is bounded by windows of paces (``pace``). Where there are more
+    than MOST candidates only the first orders are looked at, and without ``paces`` nothing is proved.
     """
     run = _Search(problem, solver, time.monotonic() + time_limit_s, gap, seed)
     for assignment in start:
         run.offer(build(problem, assignment.order, assignment.batches), assignment)
+    if not paces:
+        listed, complete = some_candidates(problem, MOST), is_complete(problem, MOST)
+        found = _search_by_relaxation(run, listed, least, run.deadline)
+        return found if complete else replace(found, bound_ms=0.0)
     cases = Cases(problem)
     few = cases.order_count() * len(problem.micro_batches) <= FEW
     if not cases.usable:
@@ -222,5 +229,14 @@ def all_candidates(problem: Problem) -> list[Candidate]:
 
 def some_candidates(problem: Problem, most: int) -> list[Candidate]:
     """``all_candidates`` where there are at most about ``most``, else those of the first orders (longest first)."""
-    orders = itertools.islice(device_orders(problem), max(most // len(problem.micro_batches), 1))
+    orders = itertools.islice(device_orders(problem), _most_orders(problem, most))
     return [build(problem, order, batches) for order in orders for batches in problem.micro_batches]
+
+
+def is_complete(problem: Problem, most: int) -> bool:
+    """Whether ``some_candidates`` are all of them."""
+    return next(itertools.islice(device_orders(problem), _most_orders(problem, most), None), None) is None
+
+
+def _most_orders(problem: Problem, most: int) -> int:
+    return max(most // len(problem.micro_batches), 1)
