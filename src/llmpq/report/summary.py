@@ -12,6 +12,7 @@ from llmpq.report.experiment import Document, Experiment, Run
 from llmpq.report.paired import compare_quality
 from llmpq.report.verdict import focus_strategy, verdict
 
+JUDGED = ("layer", "head")  # the parts whose fits can mark a cost model as degraded (cost/latency.py)
 PHASES = ("prefill_s", "decode_s", "total_s")
 
 
@@ -35,7 +36,7 @@ def summarise(experiment: Experiment) -> Document:
         "reference_option": problem.get("reference_option", "4"),
         "problem_sha256": artifacts.body_digest(problem),
         "degraded_fits": [
-            {"device": cost["device"], "heldout_percent": 100 * max(row["heldout_mape"] for row in cost["fits"] if row["part"] == "layer")}
+            {"device": cost["device"], "heldout_percent": 100 * max(row["heldout_mape"] for row in cost["fits"] if row["part"] in JUDGED)}
             for cost in experiment.costs
             if cost.get("degraded")
         ],

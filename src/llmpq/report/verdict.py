@@ -95,7 +95,7 @@ def _degraded(summary: dict[str, Any]) -> list[str]:
     """Devices whose fitted times miss held-out shapes by more than a fit should: predictions for them are to be taken with care."""
     fits = [f"{fit['device']} ({number(fit['heldout_percent'])} %)" for fit in summary["degraded_fits"]]
     why = "take predictions with care, and profile again on a quieter machine"
-    return [f"The fitted times of a layer miss held-out shapes by more than 10 % on {joined(fits)}: {why}."] if fits else []
+    return [f"The fitted times miss held-out shapes by more than 10 % on {joined(fits)}: {why}."] if fits else []
 
 
 def _perplexities(entry: Entry) -> str:
