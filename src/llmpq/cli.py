@@ -32,6 +32,8 @@ ORDER = (
     "report",
     "track",
     "ui",
+    "catalogue",
+    "bench-plan",
 )  # the way the work flows; others follow by name
 
 

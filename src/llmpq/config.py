@@ -1,16 +1,15 @@
 """The configuration: dataclasses say what may be written, Hydra composes config/**, and checks name the key that is wrong.
 
-An experiment is one file of config/experiment. ``compose`` returns it as plain dictionaries; nothing downstream sees Hydra.
-config/README.md explains every key.
+An experiment is one file of config/experiment; ``compose`` returns it as plain dictionaries. config/README.md explains every key.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmpq.config_messages import one_line
 from llmpq.errors import ConfigError
 
 DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
@@ -299,18 +298,3 @@ def _compose_one(config_dir: Path, name: str, overrides: Sequence[str]) -> dict[
         raise ConfigError(f"experiment '{name}': {one_line(error)}") from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def one_line(error: BaseException) -> str:
-    """Hydra's and OmegaConf's message in one line, without the lines that speak of Python objects and search paths."""
-    cause = error.__cause__ if error.__cause__ is not None and type(error).__name__ == "ConfigCompositionException" else error
-    full_key = getattr(cause, "full_key", None)
-    text = str(cause).split("\nConfig search path:")[0]
-    dropped = ("full_key:", "reference_type=", "object_type=", "Set the env variable", "See https")
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(dropped)]
-    text = re.sub(r":;? ", ": ", ", ".join(lines), count=1) if "Available options" in text else " ".join(lines)
-    text = text.replace(":,", ":").removeprefix("In 'config': ").removeprefix("LexerNoViableAltException: ")
-    parent = getattr(cause, "object_type", None)
-    if "not in" in text and dataclasses.is_dataclass(parent):
-        text += f"; known: {', '.join(each.name for each in dataclasses.fields(parent))}"
-    return f"key '{full_key}': {text}" if full_key and str(full_key) not in text else text

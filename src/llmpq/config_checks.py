@@ -51,7 +51,7 @@ NOT_EMPTY = (
     "planner.micro_batches.prefill",
     "planner.micro_batches.decode",
 )
-SOURCE_NEEDS = {"package": ("wheel", "member", "sha256"), "path": ("path",), "hub": ("path",)}
+SOURCE_NEEDS = {"package": ("wheel", "member", "sha256"), "path": ("path",), "hub": ("path",), "shape": ()}
 GROUPS = ("model", "cluster", "workload", "profile", "quantizer", "indicator", "planner", "backend", "serve", "evaluate", "tracking")
 
 

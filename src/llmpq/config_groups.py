@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmpq.config import Experiment, one_line
+from llmpq.config import Experiment
+from llmpq.config_messages import one_line
 from llmpq.errors import ConfigError
 
 

@@ -219,7 +219,7 @@ def explained(kind: type, section: str, where: str) -> None:
 def test_every_key_is_explained_in_its_section_of_the_readme() -> None:
     sections = {part.split("\n")[0]: part for part in (CONFIG / "README.md").read_text(encoding="utf-8").split("\n## ")[1:]}
     groups = {name: kind for name, kind in typing.get_type_hints(Experiment).items() if dataclasses.is_dataclass(kind)}
-    assert set(sections) == {"Experiment", "device", *groups}
+    assert set(sections) == {"Experiment", "device", "paper.yaml", *groups}
     for name, kind in {"device": Device, **groups}.items():
         explained(typing.cast(type, kind), sections[name], name)
     for name in set(typing.get_type_hints(Experiment)) - set(groups):

@@ -122,6 +122,21 @@ def layer_groups(model, quantizer):
     return [f"layers-{first:03}-{min(first + step, layers) - 1:03}" for first in range(0, layers, step)]
 
 
+def of_known_group(pattern):
+    """An input function: the pattern, for a group of layers that the quantizer's layers_per_job makes; ConfigError for any other."""
+
+    def fill(wildcards):
+        known = layer_groups(wildcards.model, wildcards.quantizer)
+        if wildcards.group not in known:
+            raise ConfigError(
+                f"unknown group '{wildcards.group}' of {wildcards.model} with quantizer {wildcards.quantizer}; "
+                f"its layers_per_job makes: {', '.join(known)}"
+            )
+        return pattern
+
+    return fill
+
+
 def quantised_layers(wildcards):
     """An input function: the folders of all layer groups, for a model and quantizer or for an experiment's."""
     model = wildcards.get("model") or experiment(wildcards)["model"]["name"]

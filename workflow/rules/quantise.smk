@@ -3,21 +3,6 @@
 CALIBRATION = "results/calibration/{model}/{quantizer}.safetensors"
 
 
-def of_known_group(pattern):
-    """An input function: the pattern, for a group of layers that the quantizer's layers_per_job makes; ConfigError for any other."""
-
-    def fill(wildcards):
-        known = layer_groups(wildcards.model, wildcards.quantizer)
-        if wildcards.group not in known:
-            raise ConfigError(
-                f"unknown group '{wildcards.group}' of {wildcards.model} with quantizer {wildcards.quantizer}; "
-                f"its layers_per_job makes: {', '.join(known)}"
-            )
-        return pattern
-
-    return fill
-
-
 rule calibrate:
     input:
         checkpoint="resources/models/{model}/checkpoint",

@@ -10,6 +10,13 @@ from llmpq.plan.pace import Case, Prices, Window
 
 # Any devices; a known first and last class; all devices known; their order known.
 ANY, ENDS, TEAM, ORDER = range(4)
+# A window is halved while it leaves more of the objective open than this share of the cutoff.
+WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.02}
+NARROW = 0.0004
+# Seconds for the first try of an order's integer program.
+FIRST_TRY_S = 2.0
+# So many halvings or levels later the prices are worked on anew.
+OLD = 3
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,15 @@ from llmpq.plan.candidate import Counts, Floats, build
 from llmpq.plan.cases import Cases
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.pace import Answer, Case, Prices, Window, order_free_bound, ordered_bound
-from llmpq.plan.pace_node import ANY, ENDS, ORDER, TEAM, Node, halves, inside, key_of, narrowed
+from llmpq.plan.pace_node import ANY, ENDS, FIRST_TRY_S, NARROW, OLD, ORDER, TEAM, WIDTHS, Node, halves, inside, key_of, narrowed
 from llmpq.plan.problem import Problem
 from llmpq.plan.promising import promising_counts
 
-# A window is halved while it leaves more of the objective open than this share of the cutoff.
-WIDTHS = {ANY: 0.03, ENDS: 0.01, TEAM: 0.004, ORDER: 0.02}
-NARROW = 0.0004
 # A team of more orders than this keeps its order-free bound, and so many of its orders are tried for plans.
 MOST_ORDERS, SOME_ORDERS = 20_000, 12
-# Seconds for the first try of an order's integer program.
-FIRST_TRY_S = 2.0
 # Evaluations to find better prices: of the first window of a choice of micro-batches, and of later ones that are nearly pruned (their
 # bound is at least this share of the cutoff).
 FIRST_STEPS, STEPS, NEAR = 16, 6, 0.97
-# So many halvings or levels later the prices are worked on anew.
-OLD = 3
 # Steps along the slope for the windows of an order, each towards a bound at most this much better (relative): far targets overshoot.
 ORDER_STEPS, LEAP = 4, 0.03
 # After this many nodes the best one is followed down to a plan, with so many children looked at.
