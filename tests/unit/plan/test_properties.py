@@ -22,7 +22,7 @@ from llmpq.plan.planner import plan
 Document = dict[str, Any]
 Change = Callable[[Document, random.Random], Document | None]
 SEEDS = st.integers(min_value=0, max_value=100_000)
-EXAMPLES, CAMPAIGN = 15, 120
+EXAMPLES, CAMPAIGN = 15, 30
 # A best plan is found to the solver's tolerance of 1e-7 where two plans are that close.
 SOLVER = 1e-7
 
