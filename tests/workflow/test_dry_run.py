@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
     [
         ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: duo, smoke, solo, trio"),
         ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, llmpq-transfer, adabits, "),
-        ("resources/models/gpt/model.json", "unknown model 'gpt'; known: smollm2-135m-instruct"),
+        ("resources/models/gpt/model.json", "unknown model 'gpt'; known: bloom-176b, opt-13b, opt-30b, opt-66b, smollm2-135m-instruct"),
         ("results/profiles/default/smollm2-135m-instruct/gpu.json", "unknown device 'gpu'; known: cpu-fast, cpu-large, cpu-slow"),
         ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, solo, trio"),
         ("resources/texts/news.txt", "unknown text 'news'; known: wikipedia, python-docs"),

@@ -140,7 +140,8 @@ def test_a_truncated_artifact_is_named_and_its_stage_mends_it(folder: Path) -> N
     assert errors
     assert all("problem.json: not a complete JSON file" in line for line in errors)
     assert "Traceback" not in broken.text
-    assert mlflow_runs(folder)["llmpq", "plan"].info.status == "FAILED"
+    failed = {stage for (_, stage), run in mlflow_runs(folder).items() if run.info.status == "FAILED"}
+    assert "plan" in failed  # of whichever strategy came first; the front reads the same file
     problem.unlink()
     mended = run(folder)
     assert mended.code == 0, mended.text
