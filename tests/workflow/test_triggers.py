@@ -43,7 +43,8 @@ def test_every_group_of_an_experiment_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("path", "rules"),
     [
-        ("results/experiments/duo/llmpq/plan.json", ["plan", "explain", "serve", "evaluate", "report", "track"]),  # the front does not read a plan
+        # the front (rule pareto) does not read a plan
+        ("results/experiments/duo/llmpq/plan.json", ["plan", "explain", "serve", "evaluate", "report", "track"]),
         ("results/experiments/duo/llmpq/serve.json", ["from_serve"]),
         ("results/experiments/duo/problem.json", ["from_problem"]),
         ("results/experiments/duo/report.html", ["report", "track"]),
