@@ -10,7 +10,7 @@ from llmpq.sources import PACKAGE, all_modules, closure, code_digest
 
 RULES = Path(__file__).parents[2] / "workflow" / "rules"
 # Beside the stages: the command line, the workflow's own frame, and what reads or checks the configuration.
-BESIDE = re.compile(r"llmpq(\.(cli|__main__|commands.*|config.*|doctor|job|session|sources|plan\.textbook))?$")
+BESIDE = re.compile(r"llmpq(\.(cli|__main__|bench.*|commands.*|config.*|doctor|job|session|sources|plan\.textbook))?$")
 
 
 @pytest.fixture

@@ -33,6 +33,16 @@ def test_ends_and_margins_are_those_of_the_configuration(tmp_path: Path, tiny_ch
     assert document["weights_sha256"] == weights(case, "32")
     assert document["experiment"] == "test"
     assert all(len(row["margins"]) == 3 for row in case.results())
+
+
+def test_ends_other_than_the_plans_are_refused(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 3), [6], (1, 2))
+    config = serve_cases.configuration(case, tmp_path / "config.yaml")
+    assert serve_command(case, config, "--end-option", "16") == 2
+    assert "the plan keeps the embedding at option 32, this runtime at 16" in capsys.readouterr().err
+    assert not (tmp_path / "serve.json").exists()
+    for stage in case.body["stages"]:
+        stage.update(embedding_option="16", head_option="16")
     assert serve_command(case, config, "--end-option", "16") == 0
     assert artifacts.read(tmp_path / "serve.json", "serve")["weights_sha256"] == weights(case, "16")
 
