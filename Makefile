@@ -25,7 +25,7 @@ all: $(READY) ## Run every experiment of config/experiment
 
 test: $(READY) ## Run the tests (the real model is prepared first, once)
 	@$(SNAKEMAKE) $(CORES) -- $(TEST_DATA)
-	pytest
+	pytest -n $(CORES) $(SIDE_BY_SIDE); first=$$?; pytest $(SIDE_BY_SIDE:%=--ignore=%) && exit $$first
 
 test-fast: $(READY) ## Run the tests that take seconds
 	pytest -m "not slow and not workflow and not real_model"
@@ -59,6 +59,8 @@ clean: ## Remove everything that make made: environment, results, prepared model
 	find src tests workflow -name __pycache__ -prune -exec rm -rf {} +
 
 comma := ,
+# Tests that keep one core busy and time nothing: a process each. All others run one after the other, on a machine of their own.
+SIDE_BY_SIDE := tests/lp tests/unit/plan tests/unit/report tests/unit/cost
 TEST_DATA := resources/models/smollm2-135m-instruct/model.json resources/texts/wikipedia.txt resources/texts/python-docs.txt
 
 # The environment is ready once everything of requirements.txt is in it; a changed list installs what changed.
