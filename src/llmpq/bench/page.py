@@ -8,6 +8,8 @@ from llmpq.bench import tables
 from llmpq.bench.record import Record
 
 FIGURE = "images/bench-plan-curve.svg"
+# Above this load others were at work too.
+BUSY = 1.3
 
 
 def write_page(path: Path, records: Sequence[Record]) -> None:
@@ -31,12 +33,12 @@ def page(records: Sequence[Record], figure: bool = False) -> str:
 
 def _preface(records: Sequence[Record]) -> list[str]:
     machines = sorted({record.machine for record in records})
-    busy = sum(record.load >= 1 for record in records)
+    busy = sum(record.load > BUSY for record in records)
     return [
         "Written by `make bench-plan` from docs/bench-plan.jsonl, which holds every result ever stored; this page shows the newest of "
         f"each. Machine: {'; '.join(machines) or 'none yet'}. Costs are the catalogue's, sensitivities a stand-in (see catalogue.md).",
         "",
-        f"Load is the machine's one-minute average before each start. {busy} of the {len(records)} results shown were taken at a load of 1 "
-        "or more, that is while other work shared the machine: their seconds are too long by an unknown amount; processor seconds (CPU s) "
-        "suffer less.",
+        f"Load is the machine's one-minute average before each start; the bench itself makes it 1. {busy} of the {len(records)} results shown "
+        f"were taken above {BUSY:g}, that is while other work shared the machine: their seconds are too long by an unknown amount; processor "
+        "seconds (CPU s) suffer less.",
     ]

@@ -135,11 +135,11 @@ def load() -> float:
 
 
 def revision() -> str:
-    """The git revision of the sources, ``-dirty`` where they were changed since."""
+    """The git revision, ``-dirty`` where what is measured or measures was changed since."""
     here = Path(__file__).parents[1]
     try:
         head = _git(here, "rev-parse", "--short=12", "HEAD")
-        return head + ("-dirty" if _git(here, "status", "--porcelain", "--", ".") else "")
+        return head + ("-dirty" if _git(here, "status", "--porcelain", "--", "plan", "cost", "bench") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
