@@ -12,7 +12,7 @@ def in_fresh_process(what: str, function: Callable[..., Any], *arguments: Any) -
     """What ``function`` (of a module, with arguments that can be pickled) returns there; LlmpqError naming ``what`` where it died."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, function, arguments))
+    process = context.Process(target=_run, args=(sender, function, arguments), daemon=True)
     process.start()
     sender.close()
     try:

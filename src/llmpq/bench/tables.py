@@ -171,6 +171,7 @@ def textbook(records: Sequence[Record]) -> list[str]:
         f"The ratio is to the measured seconds of our search, whole (aim with HiGHS: {TEXTBOOK_RATIO:g}); a search that proved nothing "
         "within its limit says so.",
     ]
+    lines += ["", agreement(own)]
     if few:
         lines += ["", f"{few} of {len(groups)} rows rest on fewer than {TEXTBOOK_DRAWS} candidates: a first impression, no more."]
     head = [
@@ -199,6 +200,14 @@ def _drawn_row(group: Sequence[Record], records: Sequence[Record]) -> list[str]:
         "–" if ours is None else f"{least}{total / ours.seconds:,.0f}",
         f"{min(loads):.1f}–{max(loads):.1f}", last.date[:10], last.revision,
     ]  # fmt: skip
+
+
+def agreement(own: Iterable[Record]) -> str:
+    """How far the objectives of the two forms are apart where both were solved."""
+    pairs = [(record.objective_ms, record.counts.objective_ms) for record in own if record.counts is not None
+             and record.status == record.counts.status == "optimal"]  # fmt: skip
+    apart = max((abs(a - b) / max(a, b) for a, b in pairs if a is not None and b is not None), default=0.0)
+    return f"Both forms were solved {len(pairs)} times; their objectives then differ by {percent(apart)} % at most."
 
 
 def ending(status: str) -> str:

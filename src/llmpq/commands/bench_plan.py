@@ -45,17 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from llmpq.bench import record
-    from llmpq.bench.page import write_page
+    from llmpq.bench.curve import write_figure
+    from llmpq.bench.page import FIGURE, write_page
     from llmpq.bench.run import measure
 
     _writable(args.results)
     _writable(args.out)
-    if not args.render_only:
-        settings = _settings(args)
-        print(f"{record.machine()}, load {record.load()}")
-        measure(args.config, settings, args.results)
-    write_page(args.out, record.newest(record.read(args.results)))
-    print(f"{args.out} shows the newest results of {args.results}")
+    try:
+        if not args.render_only:
+            settings = _settings(args)
+            print(f"{record.machine()}, load {record.load()}")
+            measure(args.config, settings, args.results)
+    finally:  # a bench that is stopped half way has a page of what it stored
+        newest = record.newest(record.read(args.results))
+        message = write_figure(args.out.parent / FIGURE, newest)
+        write_page(args.out, newest)
+        print(f"{message}\n{args.out} shows the newest results of {args.results}".lstrip())
     return 0
 
 
