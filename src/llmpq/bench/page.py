@@ -39,6 +39,6 @@ def _preface(records: Sequence[Record]) -> list[str]:
         f"each. Machine: {'; '.join(machines) or 'none yet'}. Costs are the catalogue's, sensitivities a stand-in (see catalogue.md).",
         "",
         f"Load is the machine's one-minute average before each start; the bench itself makes it 1. {busy} of the {len(records)} results "
-        f"shown were taken above {BUSY:g}, that is while other work shared the machine: their seconds are too long by an unknown amount; "
-        "processor seconds (CPU s) suffer less.",
+        f"shown were taken above {BUSY:g}, that is while other work shared the machine: their seconds are too long by an unknown amount, "
+        "and a limit of 60 s allowed less than 60 s of work; processor seconds (CPU s) suffer less.",
     ]

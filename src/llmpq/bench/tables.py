@@ -164,19 +164,19 @@ def textbook(records: Sequence[Record]) -> list[str]:
     few = sum(len(group) < min(TEXTBOOK_DRAWS, group[0].enumerated) for group in groups.values())
     lines = [
         f"Candidates (device order and micro-batches) drawn at random (seed {seeds}), each solved whole in the textbook form and in the "
-        "counts form, nothing known beforehand, gap 0.1 %; seconds of building and solving, the solver limited as stated. proved / "
-        "feasible / none: how many were solved (or proved to have no plan), ended with a plan but no proof, ended with neither.",
+        "counts form, nothing known beforehand, gap 0.1 %; seconds of building and solving, the solver limited as stated. Endings: how "
+        "many were solved / proved to have no plan / ended with a plan but no proof / ended with neither.",
         "",
         "The textbook form's full search is extrapolated: mean seconds × number of candidates, never run; ≥ where a limit cut some short. "
-        f"The ratio is to the measured seconds of our search, whole (aim with HiGHS: {TEXTBOOK_RATIO:g}); a search that proved nothing "
-        "within its limit says so.",
+        f"The ratio is to the measured seconds of our search, whole (aim with HiGHS: {TEXTBOOK_RATIO:g}); a search that did not prove its "
+        "gap within its limit says so. CPU: the same in processor seconds, which other work on the machine disturbs less.",
     ]
     lines += ["", agreement(own)]
     if few:
         lines += ["", f"{few} of {len(groups)} rows rest on fewer than {TEXTBOOK_DRAWS} candidates: a first impression, no more."]
     head = [
-        "case", "mode", "solver", "drawn", "limit s", "textbook median s", "max s", "proved / feasible / none", "counts median s",
-        "max s", "proved / feasible / none", "candidates", "full search, extrapolated", "our search", "ratio", "load", "date", "revision",
+        "case", "mode", "solver", "drawn", "limit s", "textbook median s", "max s", "endings", "counts median s",
+        "max s", "endings", "candidates", "full search, extrapolated", "our search", "ratio", "load", "date", "revision",
     ]  # fmt: skip
     return [*lines, "", *table(head, (_drawn_row(group, records) for group in groups.values()))]
 
@@ -185,8 +185,8 @@ def _drawn_row(group: Sequence[Record], records: Sequence[Record]) -> list[str]:
     first, last = group[0], max(group, key=lambda record: record.date)
     seconds = [record.seconds for record in group]
     forms = [record.counts for record in group if record.counts is not None]
-    total = extrapolated_s(seconds, first.enumerated)
-    least = "≥ " if any(ending(record.status) != "proved" for record in group) else ""
+    total, work = (extrapolated_s(times, first.enumerated) for times in (seconds, [record.cpu_seconds for record in group]))
+    least = "≥ " if any(record.status not in ENDINGS[:2] for record in group) else ""
     ours = next(
         (record for record in records if (record.kind, record.problem, record.solver) == ("plan", first.problem, first.solver)), None
     )
@@ -196,8 +196,8 @@ def _drawn_row(group: Sequence[Record], records: Sequence[Record]) -> list[str]:
         first.case, first.mode, first.solver, str(len(group)), f"{first.time_limit_s:g}",
         f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}", endings(record.status for record in group),
         f"{statistics.median(form.seconds for form in forms):.1f}", f"{max(form.seconds for form in forms):.1f}",
-        endings(form.status for form in forms), str(first.enumerated), f"{least}{duration(total)}", search,
-        "–" if ours is None else f"{least}{total / ours.seconds:,.0f}",
+        endings(form.status for form in forms), str(first.enumerated), f"{least}{duration(total)} (CPU {duration(work)})", search,
+        "–" if ours is None else f"{least}{total / ours.seconds:,.0f} (CPU {work / ours.cpu_seconds:,.0f})",
         f"{min(loads):.1f}–{max(loads):.1f}", last.date[:10], last.revision,
     ]  # fmt: skip
 
@@ -210,15 +210,13 @@ def agreement(own: Iterable[Record]) -> str:
     return f"Both forms were solved {len(pairs)} times; their objectives then differ by {percent(apart)} % at most."
 
 
-def ending(status: str) -> str:
-    """proved (a plan, or that there is none), feasible (a plan without proof) or none."""
-    return {"optimal": "proved", "infeasible": "proved", "feasible": "feasible"}.get(status, "none")
+ENDINGS = ("optimal", "infeasible", "feasible", "none")
 
 
 def endings(statuses: Iterable[str]) -> str:
-    """How many of each, as proved / feasible / none."""
-    found = [ending(status) for status in statuses]
-    return " / ".join(str(found.count(name)) for name in ("proved", "feasible", "none"))
+    """How many of each of ENDINGS; any other status ended with neither plan nor proof."""
+    found = [status if status in ENDINGS else "none" for status in statuses]
+    return " / ".join(str(found.count(name)) for name in ENDINGS)
 
 
 def duration(seconds: float) -> str:

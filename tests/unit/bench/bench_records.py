@@ -19,4 +19,14 @@ def made(**changes: Any) -> Record:
 def textbook_line(draw: int, seconds: float, status: str = "optimal", **changes: Any) -> Record:
     """One drawn candidate; its counts form was proved in a tenth of the time."""
     counts = Form("optimal", seconds / 10, seconds / 10, 1000.0, 999.5)
-    return made(kind="textbook", draw=draw, seed=0, seconds=seconds, status=status, time_limit_s=60.0, counts=counts, **changes)
+    return made(
+        kind="textbook",
+        draw=draw,
+        seed=0,
+        seconds=seconds,
+        cpu_seconds=seconds / 2,
+        status=status,
+        time_limit_s=60.0,
+        counts=counts,
+        **changes,
+    )

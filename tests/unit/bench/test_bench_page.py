@@ -65,17 +65,17 @@ def test_extrapolation_is_the_mean_times_the_number_of_candidates() -> None:
 def test_the_textbook_row_extrapolates_and_divides_by_our_search() -> None:
     drawn = [textbook_line(0, 1.0), textbook_line(1, 2.0), textbook_line(2, 6.0)]
     row = cells(page([*drawn, made(seconds=5.0)]).split("## The textbook")[1], "paper-3-2023")
-    assert row[3:8] == ["3", "60", "2.0", "6.0", "3 / 0 / 0"]
-    assert row[8:11] == ["0.2", "0.6", "3 / 0 / 0"]
-    assert row[11:15] == ["700", "35.0 min", "5.0 s", "420"]
+    assert row[3:8] == ["3", "60", "2.0", "6.0", "3 / 0 / 0 / 0"]
+    assert row[8:11] == ["0.2", "0.6", "3 / 0 / 0 / 0"]
+    assert row[11:15] == ["700", "35.0 min (CPU 17.5 min)", "5.0 s", "420 (CPU 262)"]
 
 
 def test_a_program_that_its_limit_cut_short_makes_the_extrapolation_a_lower_bound() -> None:
     drawn = [textbook_line(0, 1.0, "infeasible"), textbook_line(1, 60.0, "feasible"), textbook_line(2, 60.0, "unknown")]
     row = cells(page([*drawn, made(seconds=30.0, gap=0.03)]).split("## The textbook")[1], "paper-3-2023")
-    assert row[7] == "1 / 1 / 1"
+    assert row[7] == "0 / 1 / 1 / 1"
     assert row[12].startswith("≥ ")
-    assert row[13:15] == ["30.0 s, not proved (3.0 %)", "≥ 941"]
+    assert row[13:15] == ["30.0 s, not proved (3.0 %)", "≥ 941 (CPU 3,529)"]
 
 
 def test_the_search_of_another_problem_or_solver_is_not_compared_with() -> None:
