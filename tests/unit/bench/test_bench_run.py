@@ -8,6 +8,7 @@ import pytest
 
 from llmpq.bench import cases, record, run, textbook
 from llmpq.bench.large import large_problem, layers_that_fit
+from llmpq.bench.planning import plan_case
 from llmpq.plan.problem import Problem
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -77,6 +78,16 @@ def test_textbook_lines_are_one_a_candidate_and_go_on_where_they_stopped(tmp_pat
 def test_transfer_is_stored_without_a_solver(tmp_path: Path) -> None:
     found = run.measure(CONFIG, settings(kind="transfer"), tmp_path / "results.jsonl")[0]
     assert (found.kind, found.solver, found.status, found.bound_ms) == ("transfer", "none", "heuristic", None)
+
+
+def test_the_gap_of_the_order_is_that_of_the_plans_own_program() -> None:
+    body = cases.problem_of(CONFIG, "24x2-2", "2023", "theta")
+    body = {**body, "workload": {**body["workload"], "requests": 4, "slots": 4}, "micro_batches": {"prefill": [1, 2, 4], "decode": [2, 4]}}
+    found = plan_case(body, "llmpq", "highs", 30.0, 1e-3, order_gap=True)
+    assert found["status"] == "optimal"
+    # The order's own bound is at least as good as one over all orders, but for what both leave open.
+    assert 0 <= found["order_gap"] <= found["gap"] + 1e-3 + 1e-6
+    assert "order_gap" not in plan_case(body, "llmpq", "highs", 30.0, 1e-3)
 
 
 def test_the_draw_is_a_permutation_that_the_seed_alone_decides() -> None:
