@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmpq import artifacts
-from llmpq.bench import tables
+from llmpq.bench import tables, textbook_table
 from llmpq.bench.record import Record
 
 FIGURE = "images/bench-plan-curve.svg"
@@ -22,7 +22,7 @@ def page(records: Sequence[Record], figure: bool = False) -> str:
     sections = [
         ("Planning", tables.planning(records)),
         ("Growth with layers and devices", tables.growth(records, FIGURE if figure else None)),
-        ("The textbook form beside it", tables.textbook(records)),
+        ("The textbook form beside it", textbook_table.textbook(records)),
         ("llmpq-transfer", tables.transfer(records)),
     ]
     lines = ["# Planning times", "", *_preface(records), ""]

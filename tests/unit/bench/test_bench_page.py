@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bench_records import made, textbook_line
 
-from llmpq.bench import tables
+from llmpq.bench import tables, textbook_table
 from llmpq.bench.page import page, write_page
 from llmpq.bench.textbook import extrapolated_s
 from llmpq.commands import bench_plan
@@ -76,6 +76,21 @@ def test_a_program_that_its_limit_cut_short_makes_the_extrapolation_a_lower_boun
     assert row[7] == "0 / 1 / 1 / 1"
     assert row[12].startswith("≥ ")
     assert row[13:15] == ["30.0 s, not proved (3.0 %)", "≥ 941 (CPU 3,529)"]
+
+
+def test_a_sentence_sets_what_was_proved_against_what_was_not_found() -> None:
+    drawn = [textbook_line(0, 60.0, "unknown"), textbook_line(1, 60.0, "feasible"), textbook_line(2, 1.0)]
+    assert textbook_table.form_sentence(drawn) == (
+        "3 candidates: textbook form 1 solved, 0 proved to have no plan, 1 with a plan but no proof, 1 with no plan found; "
+        "counts form 3 solved, 0 proved to have no plan, 0 with a plan but no proof, 0 with no plan found."
+    )
+
+
+def test_rows_come_in_the_papers_order_and_searches_are_named() -> None:
+    text = page([made(case="paper-11-2023"), made(case="paper-4-2023", mode="budget 1"), made(case="paper-4-2023", search="other")])
+    cases_ = [line.split("|")[1].strip() + line.split("|")[2] for line in text.splitlines() if line.startswith("| paper")]
+    assert cases_ == ["paper-4-2023 theta ", "paper-11-2023 theta ", "paper-4-2023 budget 1 "]
+    assert "abc (other) |" in text
 
 
 def test_the_search_of_another_problem_or_solver_is_not_compared_with() -> None:
