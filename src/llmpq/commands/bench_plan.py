@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
     _writable(args.results)
     _writable(args.out)
+    settings = _settings(args)
     try:
         if not args.render_only:
-            settings = _settings(args)
             print(f"{record.machine()}, load {record.load()}")
             measure(args.config, settings, args.results)
     finally:  # a bench that is stopped half way has a page of what it stored

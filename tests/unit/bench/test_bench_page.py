@@ -136,11 +136,12 @@ def test_the_committed_page_is_the_stored_results(tmp_path: Path) -> None:
     assert (docs / "bench-plan.md").read_text(encoding="utf-8") == page(found, figure=figure)
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_names_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     import argparse
 
     parser = argparse.ArgumentParser()
     bench_plan.add_arguments(parser)
     for arguments, message in ((["--modes", "speed"], "unknown mode 'speed'"), (["--solvers", "cplex"], "unknown solver 'cplex'")):
         with pytest.raises(LlmpqError, match=message):
-            bench_plan.run(parser.parse_args([*arguments, "--results", "docs/x.jsonl", "--out", "docs/x.md"]))
+            bench_plan.run(parser.parse_args([*arguments, "--results", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "x.md")]))
+    assert list(tmp_path.iterdir()) == []

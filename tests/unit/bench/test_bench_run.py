@@ -9,6 +9,7 @@ import pytest
 from llmpq.bench import cases, record, run, textbook
 from llmpq.bench.large import large_problem, layers_that_fit
 from llmpq.bench.planning import plan_case
+from llmpq.cli import main
 from llmpq.plan.problem import Problem
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -123,3 +124,16 @@ def test_a_size_is_as_wide_as_fits(row: str) -> None:
     assert len(body["devices"]) == devices
     assert layers_that_fit(body) >= layers
     assert row not in cases.LARGE or body["model"]["name"].endswith(" 9216 wide")
+
+
+def test_the_command_stores_and_writes_the_page_and_can_write_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, out = tmp_path / "results.jsonl", tmp_path / "page.md"
+    places = ["--config", str(CONFIG), "--results", str(results), "--out", str(out)]
+    assert main(["bench-plan", "--kind", "transfer", "--rows", SMALL, "--modes", "theta", *places]) == 0
+    assert "| paper-1-lat-2023 | theta |" in out.read_text(encoding="utf-8")
+    written = out.read_text(encoding="utf-8")
+    out.unlink()
+    monkeypatch.setattr(run, "measure", lambda *arguments: pytest.fail("measured"))
+    assert main(["bench-plan", "--render-only", *places]) == 0
+    assert out.read_text(encoding="utf-8") == written
+    assert len(results.read_text(encoding="utf-8").splitlines()) == 1
