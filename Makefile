@@ -45,8 +45,8 @@ format: $(READY) ## Rewrite the sources in the house style
 ui: $(READY) ## Show the runs in the browser (PORT=5000)
 	@llmpq ui --port $(PORT)
 
-bench-plan: $(READY) ## Time the planner on the paper's clusters (BENCH="--rows paper-5 --modes theta" for a part; 1 core, wants a quiet machine)
-	@OMP_NUM_THREADS=1 llmpq bench-plan --out docs/bench-plan.md $(BENCH)
+bench-plan: $(READY) ## Time the planner on the paper's clusters, on where it stopped (BENCH="--rows paper-5 --modes theta" for a part; wants a quiet machine)
+	@OMP_NUM_THREADS=1 llmpq bench-plan $(BENCH)
 
 doctor: $(READY) ## Say what this machine has and what is missing for what
 	@llmpq doctor

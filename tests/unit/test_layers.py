@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "quant": BASE | MODEL,
     "profile": BASE | MODEL | {"emulation", "processes"},
     "cost": BASE | MODEL | {"plan"},
-    "bench": BASE | MODEL | {"cost", "plan"},
+    "bench": BASE | MODEL | {"cost", "plan", "report"},
     "indicator": BASE | MODEL,
     "plan": BASE,
     "simulate": BASE | {"plan"},
@@ -84,9 +84,9 @@ def test_only_the_workflows_scripts_know_snakemake(module: str) -> None:
     assert not [name for name in imports(module) if name.split(".")[0] == "snakemake"]
 
 
-def test_the_planner_needs_neither_torch_nor_pandas() -> None:
+def test_the_planner_and_its_bench_need_neither_torch_nor_pandas() -> None:
     heavy = {"torch", "pandas", "transformers", "mlflow", "hydra", "omegaconf"}
-    for module in closure("llmpq.plan.*", "llmpq.simulate.*"):
+    for module in closure("llmpq.plan.*", "llmpq.simulate.*", "llmpq.bench.*"):
         assert not {name.split(".")[0] for name in imports(module)} & heavy, module
 
 

@@ -1,58 +1,44 @@
-"""docs/bench-plan.md: what `make bench-plan` measured, with date, machine and the medians that the targets are about."""
+"""docs/bench-plan.md: the newest stored measurement of everything, beside the targets, with date, revision and load of each."""
 
-import datetime
-import os
-import platform
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmpq.bench.planning import Result
+from llmpq import artifacts
+from llmpq.bench import tables, textbook_table
+from llmpq.bench.record import Record
+
+FIGURE = "images/bench-plan-curve.svg"
+# Above this load others were at work too.
+BUSY = 1.3
 
 
-def machine() -> str:
-    """Processor, its cores, and how busy the machine was when asked."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+def write_page(path: Path, records: Sequence[Record]) -> None:
+    """Write the page from the newest record of each measurement."""
+    artifacts.write_text(path, page(records, figure=(path.parent / FIGURE).is_file()))
 
 
-def summary(results: Sequence[Result], gap: float) -> list[str]:
-    """A sentence per solver: how many cases were proved within ``gap``, median and longest time."""
-    lines = []
-    for solver in dict.fromkeys(result.solver for result in results):
-        own = [result for result in results if result.solver == solver]
-        proved = sum(result.status == "optimal" for result in own)
-        times = [result.seconds for result in own]
-        spread = f"median {statistics.median(times):.1f} s, longest {max(times):.1f} s"
-        lines.append(f"{solver}: {proved} of {len(own)} cases proved within {100 * gap:g} %; {spread}.")
-    return lines
-
-
-def write_page(path: Path, results: Sequence[Result], settings: str, before: str, gap: float) -> None:
-    """Write the page; ``before`` is ``machine()`` at the start, ``settings`` says what was asked for."""
-    rows = [
-        "| case | mode | solver | s | CPU s | gap % | enumerated | pruned | solved | status |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+def page(records: Sequence[Record], figure: bool = False) -> str:
+    """Markdown; a section for each kind that was measured. ``figure``: FIGURE is there."""
+    sections = [
+        ("Planning", tables.planning(records)),
+        ("Growth with layers and devices", tables.growth(records, FIGURE if figure else None)),
+        ("The textbook form beside it", textbook_table.textbook(records)),
+        ("llmpq-transfer", tables.transfer(records)),
     ]
-    for result in results:
-        share = "–" if result.gap is None else f"{100 * result.gap:.3f}"
-        counts = f"{result.enumerated} | {result.pruned} | {result.solved}"
-        seconds = f"{result.seconds:.1f} | {result.cpu_seconds:.1f}"
-        rows.append(f"| {result.case} | {result.mode} | {result.solver} | {seconds} | {share} | {counts} | {result.status} |")
-    text = [
-        "# Planning times",
+    lines = ["# Planning times", "", *_preface(records), ""]
+    for title, body in sections:
+        lines += [f"## {title}", "", *(body or ["Not measured yet."]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _preface(records: Sequence[Record]) -> list[str]:
+    machines = sorted({record.machine for record in records})
+    busy = sum(record.load > BUSY for record in records)
+    return [
+        "Written by `make bench-plan` from docs/bench-plan.jsonl, which holds every result ever stored; this page shows the newest of "
+        f"each. Machine: {'; '.join(machines) or 'none yet'}. Costs are the catalogue's, sensitivities a stand-in (see catalogue.md).",
         "",
-        f"Measured on {datetime.date.today().isoformat()} by `make bench-plan` ({settings}); {before} before, {machine()} after. "
-        "Cost tables are the catalogue's, sensitivities a stand-in (see catalogue.md). Times include the baselines of every plan.",
-        "",
-        *[f"- {sentence}" for sentence in summary(results, gap)],
-        "",
-        *rows,
-        "",
+        f"Load is the machine's one-minute average before each start; the bench itself makes it 1. {busy} of the {len(records)} results "
+        f"shown were taken above {BUSY:g}, that is while other work shared the machine: their seconds are too long by an unknown amount, "
+        "and a limit of 60 s allowed less than 60 s of work; processor seconds (CPU s) suffer less.",
     ]
-    path.write_text("\n".join(text), encoding="utf-8")

@@ -1,11 +1,15 @@
 """What the figures show, on data small enough to work out by hand."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
+from report_factory import make_experiment
 
-from llmpq.report.experiment import Run
-from llmpq.report.figures import costs, memory, plans, prediction, sensitivity, timeline
+from llmpq.report.experiment import Experiment, Run, load_experiment
+from llmpq.report.figures import all_figures, costs, front, memory, plans, prediction, sensitivity, timeline
+from llmpq.report.summary import summarise
 
 
 def _bars(figure: Any, name: str) -> Any:
@@ -104,3 +108,42 @@ def test_a_long_run_is_cut_and_says_so() -> None:
     figure = timeline.run_timeline(Run("llmpq", {"stages": [{"device": "a"}]}, None, None, events), "emulated")
     assert len(figure.rows) == timeline.MOST_CALLS
     assert "the first 6,000 of 7,000 calls" in figure.caption
+
+
+def _front_experiment(tmp_path: Path, budget: float | None) -> tuple[Experiment, dict[str, Any]]:
+    paths = make_experiment(tmp_path, objective={"theta_ms": 5.0} if budget is None else {"quality_budget": budget})
+    arguments = {name: value for name, value in paths.arguments().items() if name in ("problem", "indicator", "costs", "strategies")}
+    experiment = load_experiment(paths.directory, **arguments)
+    points = [{"tokens_per_s": speed, "omega_sum": omega, "gap": 0.001} for speed, omega in ((40.0, 0.1), (60.0, 0.3), (90.0, 0.8))]
+    found = dataclasses.replace(experiment, front={"fronts": [{"memory_factor": 1.0, "infeasible": None, "points": points}]})
+    return found, summarise(experiment)
+
+
+def test_the_front_has_its_points_the_strategies_and_the_chosen_plan(tmp_path: Path) -> None:
+    experiment, summary = _front_experiment(tmp_path, 1.0)
+    figure = front.pareto_front(experiment, summary)
+    assert figure is not None
+    assert [row["omega_sum"] for row in figure.rows if row["strategy"] is None] == [0.1, 0.3, 0.8]
+    assert [row["strategy"] for row in figure.rows if row["chosen"]] == ["llmpq"]
+    line, plans = figure.draw(figure.rows).data
+    assert (line.x, line.y, line.line.shape) == ((40.0, 60.0, 90.0), (0.1, 0.3, 0.8), "vh")
+    chosen = next(run.plan for run in experiment.runs if run.strategy == "llmpq")
+    at = plans.marker.symbol.index("diamond")
+    assert (plans.x[at], plans.y[at]) == (chosen["predicted"]["tokens_per_s"], chosen["omega_sum"])
+    assert plans.marker.symbol.count("diamond") == 1
+    assert set(plans.text) == {"llmpq", "adabits", "pipeedge", "uniform"}
+
+
+@pytest.mark.parametrize(("budget", "lines", "words"), [(1.0, 1, "dotted line"), (50.0, 0, "more than any plan"), (None, 0, "")])
+def test_the_quality_budget_is_a_line_where_it_is_near(tmp_path: Path, budget: float | None, lines: int, words: str) -> None:
+    figure = front.pareto_front(*_front_experiment(tmp_path, budget))
+    assert figure is not None
+    assert len(figure.draw(figure.rows).layout.shapes) == lines
+    assert words in figure.caption
+
+
+def test_without_a_front_there_is_no_figure_of_it(tmp_path: Path) -> None:
+    experiment, summary = _front_experiment(tmp_path, 1.0)
+    assert front.pareto_front(dataclasses.replace(experiment, front=None), summary) is None
+    assert all_figures(experiment, summary)["front"][0].name == "pareto_front"
+    assert all_figures(dataclasses.replace(experiment, front=None), summary)["front"] == []

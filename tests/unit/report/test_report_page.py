@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from report_factory import make_experiment
 
+from llmpq import artifacts
 from llmpq.report.experiment import load_experiment
 from llmpq.report.figures import Figure, all_figures
 from llmpq.report.format import number
@@ -208,3 +209,21 @@ def test_the_same_artifacts_give_the_same_page(tmp_path: Path) -> None:
         write_report(paths.directory, **paths.arguments())
         texts.append((paths.directory / "report.html").read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
+
+
+def test_a_front_is_drawn_and_listed(tmp_path: Path) -> None:
+    paths = make_experiment(tmp_path)
+    plan = {key: value for key, value in artifacts.read(paths.directory / "llmpq" / "plan.json", "plan").items() if key != "provenance"}
+    points = [
+        {"quality_budget": omega, "omega_sum": omega, "batch_ms": 1000.0, "tokens_per_s": speed, "gap": 0.001, "plan": plan}
+        for omega, speed in ((0.1, 40.0), (0.8, 90.0))
+    ]
+    front = {"memory_factor": 1.0, "infeasible": None, "points": points}
+    body = {"problem": "duo", "problem_sha256": plan["problem_sha256"], "source": "emulated", "points_asked": 2, "fronts": [front]}
+    artifacts.write(paths.directory / "pareto.json", "pareto", body, source="computed")
+    write_report(paths.directory, **paths.arguments(), front=paths.directory / "pareto.json")
+    page = Page((paths.directory / "report.html").read_text(encoding="utf-8"))
+    assert page.drawings["pareto_front"]["data"][0]["x"] == [40.0, 90.0]
+    assert {"40.0", "90.0"} <= {cell["text"] for cell in page.cells}
+    lines = (paths.directory / "figures" / "pareto_front.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + len(points) + len(paths.strategies)
