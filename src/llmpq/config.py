@@ -153,6 +153,7 @@ class Indicator:
     method: str
     rounding: str
     moment: str
+    seed: int
 
 
 @dataclass

@@ -15,7 +15,7 @@ CHOICES = {
     "model.end_option": ("16", "32"),
     "cluster.launch": ("local", "none"),
     "quantizer.method": ("gptq", "rtn"),
-    "indicator.method": ("variance", "gptq-loss", "residual-error"),
+    "indicator.method": ("residual-error", "variance", "gptq-loss", "hessian", "gradient", "divergence", "random"),
     "indicator.rounding": ("deterministic", "stochastic"),
     "indicator.moment": ("variance", "second"),
     "planner.solver": ("glpk", "highs"),

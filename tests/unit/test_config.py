@@ -10,7 +10,7 @@ import yaml
 
 from llmpq.config import Device, Experiment, Member, compose, experiment_names
 from llmpq.config_cache import load_experiments
-from llmpq.config_checks import TEXTS
+from llmpq.config_checks import CHOICES, TEXTS
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
 
@@ -200,9 +200,11 @@ def test_experiments_and_overrides_come_as_text_or_lists(tmp_path: Path) -> None
 
 
 def test_the_names_that_the_checks_know_are_those_of_the_stages() -> None:
+    from llmpq.indicator.methods import METHODS
     from llmpq.text import TEXTS as PREPARED
 
     assert set(TEXTS) == set(PREPARED)
+    assert set(CHOICES["indicator.method"]) == set(METHODS)
 
 
 def explained(kind: type, section: str, where: str) -> None:
