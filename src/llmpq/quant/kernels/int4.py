@@ -58,20 +58,26 @@ class NarrowLinear(Linear):
         # Blocks of rows, each [groups, rows] as the kernel reads it: the bits of a scale, or of a scale and its offset.
         self._scales = _in_blocks(scales)
         self._offsets = None if offsets is None else _in_blocks(offsets)
-        # The middle of the narrow codes becomes 8, that of the kernel's: no lane overflows.
-        self._centre = _signed(_LANES * (8 - 2 ** (option.bits - 1)))
+        # The kernel's codes are centred on 8: what the middle of narrower ones lacks is added to the codes (no lane overflows), or comes
+        # out of the offset where that is exact.
+        self._lacking = 8 - 2 ** (option.bits - 1)
+        self._by_offset = offsets is None and self._lacking.bit_count() == 1
 
     def _multiply(self, x: Tensor) -> Tensor:
         x, y = x.bfloat16(), x.new_empty(x.shape[0], self.out_features)
         for narrow, first, rows, pairs in self._wide_blocks():
-            packed = self._unfold(narrow).add_(self._centre).view(torch.uint8).view(rows, self.in_features // 2)
+            wide = self._unfold(narrow)
+            if not self._by_offset:
+                wide.add_(_signed(_LANES * self._lacking))
+            packed = wide.view(torch.uint8).view(rows, self.in_features // 2)
             y[:, first : first + rows] = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, self._group, pairs)
         return y
 
     def _wide_blocks(self) -> Iterator[tuple[Tensor, int, int, Tensor]]:
         """(folded codes, first row, rows, pairs of scale and offset [groups, rows, 2]) of each block."""
         groups, first = self.in_features // self._group, 0
-        pairs = torch.stack([self._scales, torch.zeros_like(self._scales) if self._offsets is None else self._offsets], dim=-1)
+        offsets = self._offsets if self._offsets is not None else self._scales * (self._lacking if self._by_offset else 0)
+        pairs = torch.stack([self._scales, offsets], dim=-1)
         for narrow in self._blocks:
             rows = min(_UNPACK_ROWS, self.out_features - first)
             yield narrow, first, rows, pairs[groups * first : groups * (first + rows)].view(groups, rows, 2)
