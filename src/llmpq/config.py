@@ -140,10 +140,9 @@ class Quantizer:
     name: str
     method: str
     options: list[str]
-    group_size: int
-    symmetric: bool
     damping: float
     act_order: bool
+    static_groups: bool
     layers_per_job: int
     calibration: Calibration
 
@@ -154,6 +153,7 @@ class Indicator:
     method: str
     rounding: str
     moment: str
+    seed: int
 
 
 @dataclass

@@ -1,22 +1,21 @@
 """What a dataclass cannot say: ranges, names that must exist elsewhere, text regions that must not overlap."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmpq.config import SHARED
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
+from llmpq.quant.options import OPTIONS, known_options
 
 CHOICES = {
     "model.source": ("package", "path", "hub", "shape"),
     "model.end_option": ("16", "32"),
     "cluster.launch": ("local", "none"),
     "quantizer.method": ("gptq", "rtn"),
-    "quantizer.group_size": (64,),  # what the int4 kernel of this machine and the exported formats share
-    "quantizer.symmetric": (True,),
-    "indicator.method": ("variance", "gptq-loss", "residual-error"),
+    "indicator.method": ("residual-error", "variance", "gptq-loss", "hessian", "gradient", "divergence", "random"),
     "indicator.rounding": ("deterministic", "stochastic"),
     "indicator.moment": ("variance", "second"),
     "planner.solver": ("glpk", "highs"),
@@ -26,13 +25,12 @@ CHOICES = {
 }
 DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
 TEXTS = ("wikipedia", "python-docs")
-OPTIONS = ("32", "16", "8", "w8a8-outlier", "w8a8", "4", "3")
 REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
 POSITIVE = {
     "model": ("layers",),
     "workload": ("requests", "slots", "prompt_tokens", "prompt_tokens_min", "new_tokens"),
     "profile": ("micro_batches", "prompt_tokens", "contexts", "repeats", "link_bytes"),
-    "quantizer": ("group_size", "damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
+    "quantizer": ("damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
     "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode", "pareto.memory_factors"),
     "serve": ("timeout_s", "load_timeout_s"),
     "evaluate": ("windows", "window_tokens"),
@@ -70,9 +68,9 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
         if _get(experiment, key) not in allowed:
             fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(map(str, allowed))}")
     _check_names(experiment["strategies"], tuple(STRATEGIES), "strategies", fail)
-    _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail)
+    _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail, known_options())
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
-    _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail)
+    _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail, known_options())
     for option in experiment["quantizer"]["options"]:
         if option not in experiment["profile"]["options"]:
             fail(
@@ -127,12 +125,13 @@ def _get(experiment: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _check_names(values: list[str], allowed: tuple[str, ...], key: str, fail: Any) -> None:
+def _check_names(values: list[str], allowed: Collection[str], key: str, fail: Any, known: str = "") -> None:
+    known = known or ", ".join(allowed)
     if not values:
-        fail(key, f"is empty; known: {', '.join(allowed)}")
+        fail(key, f"is empty; known: {known}")
     for value in values:
         if value not in allowed:
-            fail(key, f"unknown value '{value}'; known: {', '.join(allowed)}")
+            fail(key, f"unknown value '{value}'; known: {known}")
     if len(set(values)) < len(values):
         fail(key, f"names something twice: {', '.join(values)}")
 

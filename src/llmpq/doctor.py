@@ -109,7 +109,7 @@ def _kernels() -> Iterator[Finding]:
 
     from llmpq.quant.grid import Grid
     from llmpq.quant.kernels.cpu import make_linear
-    from llmpq.quant.options import OPTIONS, outlier_count
+    from llmpq.quant.options import USUAL, outlier_count, weight_option
     from llmpq.quant.quantise import stored_tensors
     from llmpq.quant.rtn import rtn
 
@@ -119,10 +119,10 @@ def _kernels() -> Iterator[Finding]:
     x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs) / inputs**0.5
     with torch.inference_mode():
         exact, base = x @ weight.T, _milliseconds(lambda: torch.nn.functional.linear(x, weight))
-        for name, option in OPTIONS.items():
+        for name, option in ((name, weight_option(name)) for name in USUAL):
             try:
                 kept = list(range(outlier_count(inputs))) if option.outliers else []
-                stored = stored_tensors(option, rtn(weight, Grid(option.bits, option.group_size), kept=kept)) if option.quantised else {}
+                stored = stored_tensors(option, rtn(weight, Grid.of(option), kept=kept)) if option.quantised else {}
                 linear = make_linear(option, stored or {"weight": weight})
                 error = float((linear(x) - exact).norm() / exact.norm())
                 speed = base / _milliseconds(functools.partial(linear, x))

@@ -10,7 +10,7 @@ import yaml
 
 from llmpq.config import Device, Experiment, Member, compose, experiment_names
 from llmpq.config_cache import load_experiments
-from llmpq.config_checks import OPTIONS, TEXTS
+from llmpq.config_checks import CHOICES, TEXTS
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
 
@@ -200,11 +200,11 @@ def test_experiments_and_overrides_come_as_text_or_lists(tmp_path: Path) -> None
 
 
 def test_the_names_that_the_checks_know_are_those_of_the_stages() -> None:
-    from llmpq.quant.options import OPTIONS as REGISTERED
+    from llmpq.indicator.methods import METHODS
     from llmpq.text import TEXTS as PREPARED
 
-    assert set(OPTIONS) == set(REGISTERED)
     assert set(TEXTS) == set(PREPARED)
+    assert set(CHOICES["indicator.method"]) == set(METHODS)
 
 
 def explained(kind: type, section: str, where: str) -> None:
@@ -229,8 +229,8 @@ def test_every_key_is_explained_in_its_section_of_the_readme() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("quantizer.group_size=7", "quantizer.group_size"),
-        ("quantizer.symmetric=false", "quantizer.symmetric"),
+        ("quantizer.options=['16','4','4-g48']", "quantizer.options"),
+        ("quantizer.static_groups=perhaps", "quantizer.static_groups"),
         ("backend.port=99999", "backend.port': is 99999"),
         ("profile.link_bytes=[64]", "at least two sizes"),
         ("profile.micro_batches=[]", "profile.micro_batches': is empty"),

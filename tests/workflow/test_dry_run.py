@@ -88,7 +88,10 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
             "unknown group 'layers-000-099' of smollm2-135m-instruct with quantizer gptq; its layers_per_job makes: "
             "layers-000-014, layers-015-029",
         ),
-        ("results/indicators/smollm2-135m-instruct/gptq/best.json", "unknown indicator 'best'; known: gptq-loss, residual-error, variance"),
+        (
+            "results/indicators/smollm2-135m-instruct/gptq/best.json",
+            "unknown indicator 'best'; known: divergence, gptq-loss, gradient, hessian, random, residual-error, variance",
+        ),
     ],
 )
 def test_an_unknown_name_in_a_path_is_one_line(tmp_path: Path, target: str, message: str) -> None:

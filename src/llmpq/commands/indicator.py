@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("quantised", type=Path, nargs="+", help="directories of the quantised groups, together all layers")
     parser.add_argument("--out", type=Path, required=True, help="the .json file to write")
     parser.add_argument(
-        "--method", choices=("residual-error", "gptq-loss", "variance"), default="residual-error", help="default: %(default)s"
+        "--method",
+        default="residual-error",
+        help="residual-error (default), variance, gptq-loss, hessian, gradient, divergence or random",
     )
     parser.add_argument("--rounding", choices=("deterministic", "stochastic"), default="deterministic", help="variance: rounding assumed")
     parser.add_argument("--moment", choices=("variance", "second"), default="variance", help="variance: moment of the inputs")
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         quantised_dirs=args.quantised,
         model=args.model,
         quantizer=args.quantizer,
-        indicator={"name": args.method, "method": args.method, "rounding": args.rounding, "moment": args.moment},
+        indicator={"name": args.method, "method": args.method, "rounding": args.rounding, "moment": args.moment, "seed": args.seed},
         options=[name.strip() for name in args.options.split(",") if name.strip()],
     )
     print(args.out)

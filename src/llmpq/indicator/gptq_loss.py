@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from llmpq.indicator.base import Damages, QuantisedLayer, Source
 from llmpq.quant.dequantise import dequantise
 from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.options import WeightOption
@@ -25,3 +26,21 @@ def damage(option: WeightOption, stored: Mapping[str, Tensor], rows: Tensor, wei
     """
     error = make_linear(option, stored)(rows) - rows @ dequantise(option, stored).t()
     return weight_loss + float(error.double().square().sum(1).mean())
+
+
+class GptqLoss:
+    """The loss that quantise recorded, and what the kernel adds on the calibration's sampled rows."""
+
+    def __init__(self, source: Source) -> None:
+        self._calibration = source.calibration
+
+    def damages(self, layer: QuantisedLayer) -> Damages:
+        rows: dict[str, Tensor] = {}
+        scores: Damages = {}
+        for option, tensors in layer.stored.items():
+            scores[option.name] = {}
+            for name, stored in tensors.operators.items():
+                if name not in rows:
+                    rows[name] = self._calibration.operator(layer.index, name, hessian=False).rows
+                scores[option.name][name] = damage(option, stored, rows[name], layer.losses[option][name])
+        return scores

@@ -5,6 +5,7 @@ milliseconds one would pay to avoid the damage of uniform 4 bit, and a budget of
 """
 
 import math
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError
-from llmpq.indicator import gptq_loss, variance
-from llmpq.indicator.residual_error import ResidualError
+from llmpq.indicator.base import WHOLE_LAYER, QuantisedLayer, Source
+from llmpq.indicator.methods import method
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.progress import Progress
 from llmpq.quant.calibration import Calibration
@@ -22,10 +23,6 @@ from llmpq.quant.options import WeightOption, weight_option
 from llmpq.quant.quantise import read_manifests
 
 REFERENCE_OPTION = "4"
-METHODS = ("variance", "gptq-loss", "residual-error")
-
-WHOLE_LAYER = "layer"
-"""Stands in the place of an operator where a method scores a layer as a whole."""
 
 RawTable = dict[tuple[int, str], dict[str, float]]
 """(layer, option) → operator (or WHOLE_LAYER) → damage in the method's own unit."""
@@ -60,6 +57,7 @@ def write_indicator(
         "unit": unit,
         "rows": rows,
         "seconds": round(time.perf_counter() - started, 3),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     manifests = [Path(directory) / "manifest.json" for directory in quantised_dirs]
     inputs = [calibration_file, *manifests]
@@ -73,11 +71,8 @@ def raw_damages(
     options: Sequence[WeightOption],
     settings: Mapping[str, Any],
 ) -> RawTable:
-    """Damage of every layer, option and operator in the method's own unit; one layer in memory at a time."""
-    method = settings.get("method")
-    if method not in METHODS:
-        raise ConfigError(f"indicator.method '{method}' is unknown; known are {', '.join(METHODS)}")
-    variance.check_settings(settings)
+    """Damage of every layer, option and operator in the method's own unit; the options of one layer in memory at a time."""
+    make = method(settings.get("method"))
     if REFERENCE_OPTION not in [option.name for option in options]:
         raise ConfigError(
             f"quantizer.options must hold '{REFERENCE_OPTION}': the indicator's unit is the damage of uniform {REFERENCE_OPTION}"
@@ -85,29 +80,15 @@ def raw_damages(
     checkpoint, calibration = Checkpoint(checkpoint_dir), Calibration(calibration_file)
     spec = checkpoint.spec
     calibration.check(spec.operators(), spec.layers)
-    found, progress = read_manifests(quantised_dirs), Progress(f"indicator {method}", spec.layers)
-    residual = ResidualError(checkpoint, calibration.ids) if method == "residual-error" else None
-    raw: RawTable = {}
+    found, progress = read_manifests(quantised_dirs), Progress(f"indicator {settings['method']}", spec.layers)
+    indicator, raw = make(Source(checkpoint, calibration, settings)), {}
     for index in range(spec.layers):
-        files = {option: _row(found, index, option.name) for option in options if option.quantised}
-        stored = {option: read_layer(row["path"], index, option.name) for option, row in files.items()}
-        if residual is not None:
-            scores = residual.damages(index, {option.name: tensors for option, tensors in stored.items()})
-            parts = {option: {WHOLE_LAYER: scores[option.name]} for option in stored}
-        else:
-            weights = checkpoint.layer(index) if method == "variance" else {}
-            statistics = {name: calibration.operator(index, name, hessian=False) for name in spec.operators()}
-            parts = {
-                option: {
-                    name: variance.damage(option, weights[f"{name}.weight"], tensors.operators[name], statistics[name], settings)
-                    if method == "variance"
-                    else gptq_loss.damage(option, tensors.operators[name], statistics[name].rows, files[option]["operators"][name]["loss"])
-                    for name in spec.operators()
-                }
-                for option, tensors in stored.items()
-            }
+        rows = {option: _row(found, index, option.name) for option in options if option.quantised}
+        stored = {option: read_layer(row["path"], index, option.name) for option, row in rows.items()}
+        losses = {option: {name: part["loss"] for name, part in row["operators"].items()} for option, row in rows.items()}
+        parts = indicator.damages(QuantisedLayer(index, stored, losses))
         for option in options:  # options of 16 bits and more do no damage by definition
-            raw[index, option.name] = parts.get(option, {WHOLE_LAYER: 0.0})
+            raw[index, option.name] = parts[option.name] if option.quantised else {WHOLE_LAYER: 0.0}
         progress.step("layers")
     return raw
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmpq.errors import ConfigError
+from llmpq.indicator.base import Damages, QuantisedLayer, Source
 from llmpq.quant.calibration import InputStatistics
 from llmpq.quant.kernels.cpu import ACTIVATION_SCALE
 from llmpq.quant.options import WeightOption
@@ -49,3 +50,23 @@ def damage(
         step = statistics.rows[:, columns].abs().amax(1).double().square().mean() * ACTIVATION_SCALE**2
         total += float(step * weight[:, columns].double().square().sum())
     return total / ROUNDINGS[rounding]
+
+
+class Variance:
+    """The closed form above for every operator, from the calibration's column statistics."""
+
+    def __init__(self, source: Source) -> None:
+        check_settings(source.settings)
+        self._source = source
+
+    def damages(self, layer: QuantisedLayer) -> Damages:
+        checkpoint, calibration, settings = self._source.checkpoint, self._source.calibration, self._source.settings
+        weights = checkpoint.layer(layer.index)
+        names = checkpoint.spec.operators()
+        statistics = {name: calibration.operator(layer.index, name, hessian=False) for name in names}
+        return {
+            option.name: {
+                name: damage(option, weights[f"{name}.weight"], tensors.operators[name], statistics[name], settings) for name in names
+            }
+            for option, tensors in layer.stored.items()
+        }

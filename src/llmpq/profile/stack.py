@@ -41,7 +41,7 @@ def stored(weight: Tensor, option: WeightOption) -> dict[str, Tensor]:
         return {"weight": weight}
     columns = weight.shape[1]
     kept = range(0, columns, columns // outlier_count(columns)) if option.outliers else ()
-    return stored_tensors(option, rtn(weight, Grid(option.bits, option.group_size), kept=list(kept)[: outlier_count(columns)]))
+    return stored_tensors(option, rtn(weight, Grid.of(option), kept=list(kept)[: outlier_count(columns)]))
 
 
 def some_layers(stage: StageModel, first: int, count: int) -> StageModel:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llmpq.errors import ConfigError
-from llmpq.quant.options import OUTLIER_COLUMNS, WeightOption, outlier_count, weight_option
+from llmpq.quant.kernels.groups import kernel_groups
+from llmpq.quant.options import OUTLIER_COLUMNS, outlier_count, weight_option
 
 if TYPE_CHECKING:
     from llmpq.model.spec import ModelSpec
 
-FLOAT_BYTES, SCALE_BYTES, COLUMN_INDEX_BYTES = 4, 2, 4
+FLOAT_BYTES, SCALE_BYTES, OFFSET_BYTES, COLUMN_INDEX_BYTES = 4, 2, 2, 4
 KV_BYTES = 4
 """Keys and values are kept in fp32."""
 
@@ -29,12 +30,13 @@ _INT8_ROW_BYTES = 12
 
 
 def stored_linear_bytes(option: str, out_features: int, in_features: int, outlier_columns: int = OUTLIER_COLUMNS) -> int:
-    """Bytes of one operator's tensors in a layer file, without its bias: codes, scales, outlier columns, or the plain weight."""
+    """Bytes of one operator's tensors in a layer file, without its bias: codes, scales, offsets, outlier columns, or the plain weight."""
     known = weight_option(option)
     weights = out_features * in_features
     if not known.quantised:
         return weights * known.bits // 8
-    total = weights * known.bits // 8 + _scale_count(known, out_features, in_features) * SCALE_BYTES
+    per_group = SCALE_BYTES + (0 if known.symmetric else OFFSET_BYTES)
+    total = weights * known.bits // 8 + out_features * known.groups(in_features) * per_group
     if known.outliers:
         kept = outlier_count(in_features, outlier_columns)
         total += kept * (COLUMN_INDEX_BYTES + out_features * FLOAT_BYTES)
@@ -69,10 +71,14 @@ def resident_linear_bytes(option: str, out_features: int, in_features: int, outl
             total = _padded(_INT8_BLOCKS[instruction_set()], out_features, in_features) + out_features * _INT8_ROW_BYTES
             kept = outlier_count(in_features, outlier_columns) if known.outliers else 0
             return total + kept * (8 + out_features * FLOAT_BYTES)
-        case "int4":  # the kernel reads a zero offset beside every scale
-            return weights // 2 + 2 * SCALE_BYTES * _scale_count(known, out_features, in_features)
-        case "int3":
-            return weights * 3 // 8 + SCALE_BYTES * _scale_count(known, out_features, in_features)
+        case "int8-grouped":  # offsets are widened to fp32, the type they are multiplied in
+            per_group = SCALE_BYTES + (0 if known.symmetric else FLOAT_BYTES)
+            return weights + out_features * known.groups(in_features) * per_group
+        case "int4":  # the kernel reads an offset beside every scale
+            return weights // 2 + 2 * SCALE_BYTES * out_features * kernel_groups(known, in_features)
+        case "int3" | "int2":
+            per_group = SCALE_BYTES * (1 if known.symmetric else 2)
+            return weights * known.bits // 8 + per_group * out_features * kernel_groups(known, in_features)
     raise ConfigError(f"option '{option}': the CPU has no kernel '{known.kernel}'")
 
 
@@ -115,7 +121,3 @@ def instruction_set() -> str:
 
 def _padded(block: tuple[int, int], out_features: int, in_features: int) -> int:
     return math.ceil(in_features / block[0]) * block[0] * math.ceil(out_features / block[1]) * block[1]
-
-
-def _scale_count(option: WeightOption, out_features: int, in_features: int) -> int:
-    return out_features * (in_features // option.group_size if option.group_size else 1)

@@ -10,25 +10,25 @@ from llmpq.quant.packing import unpack
 
 
 def signed_codes(option: WeightOption, tensors: Mapping[str, Tensor]) -> Tensor:
-    """int8 codes [out, in], centred on zero: weight = code × scale of its row or group."""
+    """int8 codes [out, in], centred on zero: weight = code × scale (+ offset) of its row or group."""
     if option.bits == 8:
         return tensors["codes"]
     return unpack(tensors["codes"], option.bits).to(torch.int8) - 2 ** (option.bits - 1)
 
 
 def dequantise(option: WeightOption, tensors: Mapping[str, Tensor]) -> Tensor:
-    """fp32 [out, in] of one operator's stored tensors (``weight``, or ``codes`` and ``scales`` and maybe outlier columns).
+    """fp32 [out, in] of one operator's stored tensors (``weight``, or ``codes`` and ``scales`` and maybe offsets or outlier columns).
 
-    For quantised options these are exactly the products the kernels form: scales are stored in the kernels' own type.
+    For quantised options these are exactly the weights that the kernels multiply with: scales and offsets are stored in their own type.
     """
     if not option.quantised:
         return tensors["weight"].float()
     codes, scales = signed_codes(option, tensors).float(), tensors["scales"].float()
-    if option.group_size:
-        out_features, in_features = codes.shape
-        weight = (codes.view(out_features, -1, option.group_size) * scales.unsqueeze(-1)).view(out_features, in_features)
-    else:
-        weight = codes * scales.unsqueeze(-1)
+    out_features, in_features = codes.shape
+    grouped = codes.view(out_features, option.groups(in_features), -1) * scales.view(out_features, -1, 1)
+    if not option.symmetric:
+        grouped += tensors["offsets"].float().view(out_features, -1, 1)
+    weight = grouped.view(out_features, in_features)
     if option.outliers:
         weight[:, tensors["outlier_columns"].long()] = tensors["outlier_weight"].float()
     return weight

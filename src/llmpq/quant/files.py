@@ -1,8 +1,9 @@
 """The layer files: one safetensors file per (layer, option) with everything a stage needs of that layer.
 
-Tensors are named ``<operator>.<part>`` (``weight`` for 32 and 16; ``codes``, ``scales``, and ``outlier_columns``, ``outlier_weight``
-where the option has them) and ``<operator>.bias``, ``attention_norm.weight`` … in fp32. The header's metadata has one key ``llmpq``, a
-JSON object with layer, option, operators, the quantiser's settings and the sha256 of the tensors, which reading checks.
+Tensors are named ``<operator>.<part>`` (``weight`` for 32 and 16; ``codes``, ``scales``, and ``offsets`` or ``outlier_columns`` and
+``outlier_weight`` where the option has them) and ``<operator>.bias``, ``attention_norm.weight`` … in fp32. The header's metadata has
+one key ``llmpq``, a JSON object with layer, option, operators, the quantiser's settings and the sha256 of the tensors, which reading
+checks.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from llmpq.quant.layer_index import HEADER_KEYS, SCHEMA, VERSION, damaged, read_
 from llmpq.quant.options import weight_option
 
 _PARTS = {"float": {"weight"}, "fp16": {"weight"}}
-_TYPES = {"scales": torch.bfloat16, "outlier_columns": torch.int32, "outlier_weight": torch.float32}
+_TYPES = {"scales": torch.bfloat16, "offsets": torch.bfloat16, "outlier_columns": torch.int32, "outlier_weight": torch.float32}
 
 
 @dataclass
@@ -141,6 +142,7 @@ def read_layer(path: str | Path, layer: int | None = None, option: str | None = 
 def _check_parts(path: Path, layer: LayerTensors) -> None:
     option = weight_option(layer.option)
     expected = _PARTS.get(option.kernel, {"codes", "scales"}) | ({"outlier_columns", "outlier_weight"} if option.outliers else set())
+    expected |= set() if option.symmetric else {"offsets"}
     for name, tensors in layer.operators.items():
         if tensors.keys() != expected:
             raise ArtifactError(f"{path}: operator {name} holds {sorted(tensors)}, but option '{option.name}' needs {sorted(expected)}")

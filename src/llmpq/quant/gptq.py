@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmpq.errors import LlmpqError
-from llmpq.quant.grid import Grid
+from llmpq.quant.grid import Grid, Steps
 
 _BLOCK = 32
 """Columns whose errors are gathered before they are carried over to the rest in one matrix product (the paper's lazy batch)."""
@@ -21,18 +21,22 @@ _INVERSE_BLOCK = 256
 
 @dataclass
 class Quantised:
-    """``codes`` int8 [out, in], ``scales`` fp32 [out, groups] (bf16-exact; one group when there is a scale per row); columns that
-    were ``kept`` have code 0 and their weights, error compensation included, in ``kept_weight`` [out, kept]."""
+    """``codes`` int8 [out, in], ``scales`` (and ``offsets`` of an asymmetric grid) fp32 [out, groups] (bf16-exact; one group when there is
+    a scale per row); columns that were ``kept`` have code 0 and their weights, error compensation included, in ``kept_weight``
+    [out, kept]."""
 
     codes: Tensor
     scales: Tensor
     kept: Tensor
     kept_weight: Tensor
+    offsets: Tensor | None = None
 
     def dequantised(self, group_size: int) -> Tensor:
         """fp32 [out, in]."""
         out_features, in_features = self.codes.shape
         grouped = self.codes.float().view(out_features, -1, group_size or in_features) * self.scales.unsqueeze(-1)
+        if self.offsets is not None:
+            grouped = grouped + self.offsets.unsqueeze(-1)
         weight = grouped.view(out_features, in_features)
         weight[:, self.kept] = self.kept_weight
         return weight
@@ -94,11 +98,11 @@ def _inverse_upper(upper: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gptq(weight: Tensor, factor: HessianFactor, grid: Grid) -> Quantised:
+def gptq(weight: Tensor, factor: HessianFactor, grid: Grid, *, static_groups: bool = False) -> Quantised:
     """Quantise ``weight`` fp32 [out, in] on ``grid`` with a factor of its inputs' Hessian.
 
-    Scales of a group are chosen when its first column is reached, from the weights as compensated so far, unless the columns are
-    reordered: then all are chosen beforehand (static groups). Deterministic.
+    Scales of a group are chosen when its first column is reached, from the weights as compensated so far; with ``static_groups``, and
+    wherever the columns are reordered, all are chosen beforehand. Deterministic.
     """
     order, upper, count = factor.order, factor.upper, factor.quantised
     out_features, in_features = weight.shape
@@ -107,21 +111,21 @@ def gptq(weight: Tensor, factor: HessianFactor, grid: Grid) -> Quantised:
     columns[factor.dead[order]] = 0.0
     cost = upper.diagonal().square().reciprocal()  # what a squared error of a column costs once the rest has made up for it
     in_sequence = bool((order[:count] == torch.arange(count)).all()) and count == in_features
-    scales = torch.empty(in_features // group, out_features)
-    if not in_sequence or not grid.group_size:
-        scales = _static_scales(columns, order, count, cost, grid, group)
+    dynamic = in_sequence and bool(grid.group_size) and not static_groups
+    steps: list[Steps] = [] if dynamic else _static_steps(columns, order, count, cost, grid, group)
     codes = torch.zeros(in_features, out_features, dtype=torch.int8)
     size = min(_BLOCK, group)  # no block reaches over the start of a group, where scales are chosen
     for first in range(0, count, size):
         last = min(first + size, count)
-        if in_sequence and grid.group_size and first % group == 0:
-            scales[first // group] = grid.scales(columns[first : first + group].t(), cost[first : first + group])
+        if dynamic and first % group == 0:
+            steps.append(grid.steps(columns[first : first + group].t(), cost[first : first + group]))
         block, errors = columns[first:last], torch.empty(last - first, out_features)
         for i in range(last - first):
             place = first + i
-            scale = scales[order[place] // group]
-            code = torch.div(block[i], scale).round_().clamp_(grid.lowest, grid.highest)
-            torch.sub(block[i], code * scale, out=errors[i]).div_(upper[place, place])
+            own = steps[int(order[place]) // group]
+            column = block[i] if own.offsets is None else block[i] - own.offsets
+            code = torch.div(column, own.scales).round_().clamp_(grid.lowest, grid.highest)
+            torch.sub(column, code * own.scales, out=errors[i]).div_(upper[place, place])
             codes[place] = code
             if i + 1 < last - first:
                 block[i + 1 :].addr_(upper[place, place + 1 : last], errors[i], alpha=-1.0)
@@ -129,17 +133,19 @@ def gptq(weight: Tensor, factor: HessianFactor, grid: Grid) -> Quantised:
     in_place = torch.empty_like(codes)
     in_place[order] = codes
     kept = order[count:].sort()
-    return Quantised(in_place.t().contiguous(), scales.t().contiguous(), kept.values, columns[count:][kept.indices].t().contiguous())
+    scales = torch.stack([own.scales for own in steps], dim=1)
+    offsets = None if grid.symmetric else torch.stack([own.offsets for own in steps if own.offsets is not None], dim=1)
+    return Quantised(in_place.t().contiguous(), scales, kept.values, columns[count:][kept.indices].t().contiguous(), offsets)
 
 
-def _static_scales(columns: Tensor, order: Tensor, count: int, cost: Tensor, grid: Grid, group: int) -> Tensor:
-    """Scales [groups, out] of the uncompensated weights; kept columns do not count."""
+def _static_steps(columns: Tensor, order: Tensor, count: int, cost: Tensor, grid: Grid, group: int) -> list[Steps]:
+    """Scales (and offsets) [out] of every group of the uncompensated weights; kept columns do not count."""
     in_features, out_features = columns.shape
     plain, weights = torch.zeros(in_features, out_features), torch.zeros(in_features)
     plain[order[:count]] = columns[:count]
     weights[order[:count]] = cost[:count]
     chunks = range(0, in_features, group)
-    return torch.stack([grid.scales(plain[at : at + group].t(), weights[at : at + group]) for at in chunks])
+    return [grid.steps(plain[at : at + group].t(), weights[at : at + group]) for at in chunks]
 
 
 def output_loss(weight: Tensor, approximation: Tensor, hessian: Tensor) -> float:

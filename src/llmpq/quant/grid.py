@@ -1,7 +1,7 @@
-"""Symmetric integer grids: choosing scales, and rounding weights to codes.
+"""Integer grids: choosing scales and offsets, and rounding weights to codes.
 
-Scales are rounded to bf16, the type the kernels multiply with, BEFORE any code is chosen; so codes × scales in a file are exactly
-the weights that serve.
+A weight is code × scale, plus an offset where the grid is asymmetric. Scales and offsets are rounded to bf16, the type the kernels
+multiply with, BEFORE any code is chosen; so what a file holds is exactly the weight that serves.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmpq.quant.options import WeightOption
+
 _SMALLEST_SCALE = 2.0**-100
-"""Scale of a row or group that is zero throughout; far inside what bf16 and the 3-bit kernel's 4 × scale can hold."""
+"""Scale of a row or group that is zero throughout; far inside what bf16 can hold."""
 
 _SHRINK = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68, 0.64)
 """Shares of the full range tried for the clipping point of narrow grids (a coarse version of the search in GPTQ's code)."""
+
+_OFFSET_ROUNDING = 2.0**-7
+"""An offset's bf16 rounding, relative: the scale is no smaller than that share of it, so that codes can make up for it."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Scales and, where the grid is asymmetric, offsets: fp32 that bf16 holds exactly, of any equal shape."""
+
+    scales: Tensor
+    offsets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -22,26 +35,43 @@ class Grid:
 
     bits: int
     group_size: int
+    symmetric: bool = True
+
+    @classmethod
+    def of(cls, option: WeightOption) -> "Grid":
+        return cls(option.bits, option.group_size, option.symmetric)
 
     @property
     def lowest(self) -> int:
-        """8-bit codes leave −128 out: the grid is symmetric, and FBGEMM's pairs of products stay clear of saturation."""
-        return -127 if self.bits == 8 else -(2 ** (self.bits - 1))
+        """Symmetric 8-bit codes leave −128 out, so that FBGEMM's pairs of products stay clear of saturation."""
+        return -127 if self.bits == 8 and self.symmetric else -(2 ** (self.bits - 1))
 
     @property
     def highest(self) -> int:
         return int(2 ** (self.bits - 1) - 1)
 
-    def scales(self, weights: Tensor, importance: Tensor | None = None) -> Tensor:
-        """One scale per row of ``weights`` [rows, columns]: fp32 [rows] that bf16 holds exactly.
+    def steps(self, weights: Tensor, importance: Tensor | None = None) -> Steps:
+        """Scales (and offsets) [rows] for ``weights`` [rows, columns].
 
-        At 8 bits the largest magnitude becomes the outermost code. Narrower grids try clipping points and both signs (a negative
-        scale puts the one extra code on the positive side) and keep the least Σ importance · error², ``importance`` [columns].
+        At 8 bits the outermost weights become the outermost codes. Narrower grids try clipping points and keep the least
+        Σ importance · error², ``importance`` [columns].
         """
+        return self._symmetric(weights, importance) if self.symmetric else self._asymmetric(weights, importance)
+
+    def codes(self, weights: Tensor, steps: Steps) -> Tensor:
+        """Nearest codes, as floats, for ``weights`` [rows, columns] and steps [rows] (or [rows, columns])."""
+        wide = weights.dim() - steps.scales.dim()
+        scales = steps.scales.unsqueeze(-1) if wide else steps.scales
+        if steps.offsets is not None:
+            weights = weights - (steps.offsets.unsqueeze(-1) if wide else steps.offsets)
+        return torch.round(weights / scales).clamp_(self.lowest, self.highest)
+
+    def _symmetric(self, weights: Tensor, importance: Tensor | None) -> Steps:
+        """Narrow grids try both signs: a negative scale puts the one extra code on the positive side."""
         low, high = weights.aminmax(dim=1)
         largest = torch.maximum(-low, high)
         if self.bits == 8:
-            return to_bf16((largest / self.highest).clamp_min(_SMALLEST_SCALE))
+            return Steps(to_bf16((largest / self.highest).clamp_min(_SMALLEST_SCALE)))
         sign = torch.where(high > -low, -1.0, 1.0)  # the largest magnitude belongs on the longer, negative side of the codes
         best = to_bf16((largest / -self.lowest).clamp_min(_SMALLEST_SCALE) * sign)
         least = self._error(weights, best, importance)
@@ -51,12 +81,27 @@ class Grid:
                 error = self._error(weights, tried, importance)
                 better = error < least
                 best, least = torch.where(better, tried, best), torch.where(better, error, least)
-        return best
+        return Steps(best)
 
-    def codes(self, weights: Tensor, scales: Tensor) -> Tensor:
-        """Nearest codes, as floats, for ``weights`` [rows, columns] and scales [rows] (or [rows, columns])."""
-        scales = scales.unsqueeze(-1) if scales.dim() < weights.dim() else scales
-        return torch.round(weights / scales).clamp_(self.lowest, self.highest)
+    def _asymmetric(self, weights: Tensor, importance: Tensor | None) -> Steps:
+        """The range of the weights, or a share of it about its middle; the codes' own middle lies half a code below zero."""
+        low, high = weights.aminmax(dim=1)
+        middle, span = (low + high) / 2, high - low
+        floor = (middle.abs() * _OFFSET_ROUNDING).clamp_min(_SMALLEST_SCALE)
+        best: Steps | None = None
+        least = torch.empty(0)
+        for shrink in _SHRINK if self.bits < 8 else _SHRINK[:1]:
+            scales = to_bf16(torch.maximum(span * shrink / (self.highest - self.lowest), floor))
+            offsets = to_bf16(middle + scales / 2)
+            if best is None or best.offsets is None:
+                best, least = Steps(scales, offsets), self._error(weights - offsets.unsqueeze(-1), scales, importance)
+                continue
+            error = self._error(weights - offsets.unsqueeze(-1), scales, importance)
+            better = error < least
+            best = Steps(torch.where(better, scales, best.scales), torch.where(better, offsets, best.offsets))
+            least = torch.where(better, error, least)
+        assert best is not None
+        return best
 
     def _error(self, weights: Tensor, scales: Tensor, importance: Tensor | None) -> Tensor:
         wide = scales.unsqueeze(-1)

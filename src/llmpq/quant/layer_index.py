@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from llmpq.errors import ArtifactError
-from llmpq.quant.options import OPTIONS, weight_option
+from llmpq.quant.options import OPTIONS, known_options, weight_option
 
 Folders = str | Path | Sequence[str | Path]
 SCHEMA, VERSION = "llmpq.layer", 1
@@ -39,7 +39,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if not known:
         raise ArtifactError(f"{path}: a safetensors file, but not an llmpq layer file of version {VERSION}; run quantise again")
     if header["option"] not in OPTIONS:
-        raise ArtifactError(f"{path}: option '{header['option']}' is unknown here; known are {', '.join(OPTIONS)}")
+        raise ArtifactError(f"{path}: option '{header['option']}' is unknown here; known are {known_options()}")
     return header
 
 

@@ -1,7 +1,8 @@
 """The weight options a layer may have: named ways to store a weight and to multiply with it.
 
 An option is more than a width: two options can share their codes and still differ in speed and in damage (``8`` and ``w8a8``),
-so everything downstream is keyed by option name.
+so everything downstream is keyed by option name. A name says bits, ``a`` for asymmetric grids, and the input columns that share a scale
+where that is not the width's usual choice: ``4`` (symmetric, groups of 64), ``4-g128``, ``4a-g32``, ``4-row``, ``8a``.
 """
 
 from dataclasses import dataclass
@@ -13,15 +14,19 @@ OUTLIER_COLUMNS = 32
 bring SmolLM2 from perplexity 17.96 to 16.82, fp32 16.54)."""
 
 GROUP_SIZE = 64
-"""Input columns sharing one scale at 3 and 4 bit. 64 divides the hidden sizes of small models too (128 does not divide 576)."""
+"""Input columns sharing one scale at 2, 3 and 4 bit. 64 divides the hidden sizes of small models too (128 does not divide 576)."""
+
+GROUP_SIZES = (0, 32, 64, 128)
+"""What a scale may be shared by: 0 is a whole output row."""
 
 
 @dataclass(frozen=True)
 class WeightOption:
     """One way to store and multiply a weight.
 
-    ``bits`` per weight code; ``group_size`` input columns per scale (0: one scale per output row); ``activation_bits`` of what the
-    kernel multiplies with; ``kernel`` is the family of kernels serving it; ``outliers`` tells whether some columns stay in fp32.
+    ``bits`` per weight code; ``group_size`` input columns per scale (0: one scale per output row); ``symmetric`` codes times scales, else
+    plus an offset per group; ``activation_bits`` of what the kernel multiplies with; ``kernel`` is the family of kernels serving it;
+    ``outliers`` tells whether some columns stay in fp32.
     """
 
     name: str
@@ -43,31 +48,47 @@ class WeightOption:
         return self.activation_bits < 16
 
     @property
-    def grid(self) -> tuple[int, int, bool]:
-        """What decides the codes: options of equal grid share them (``8`` and ``w8a8``)."""
-        return (self.bits, self.group_size, self.outliers)
+    def grid_key(self) -> tuple[int, int, bool, bool]:
+        """What decides the codes: options of equal key share them (``8`` and ``w8a8``)."""
+        return (self.bits, self.group_size, self.symmetric, self.outliers)
+
+    def groups(self, in_features: int) -> int:
+        """How many scales an output row of ``in_features`` columns has."""
+        return in_features // self.group_size if self.group_size else 1
 
 
-OPTIONS: dict[str, WeightOption] = {
-    option.name: option
-    for option in (
-        WeightOption("32", 32, 0, True, 32, "float"),
-        WeightOption("16", 16, 0, True, 32, "fp16"),
-        WeightOption("8", 8, 0, True, 16, "int8"),
-        WeightOption("w8a8", 8, 0, True, 7, "int8-dynamic"),
-        WeightOption("w8a8-outlier", 8, 0, True, 7, "int8-dynamic", outliers=True),
-        WeightOption("4", 4, GROUP_SIZE, True, 16, "int4"),
-        WeightOption("3", 3, GROUP_SIZE, True, 16, "int3"),
-    )
-}
+def _weight_only(bits: int, group_size: int, symmetric: bool) -> WeightOption:
+    """Integer codes beside bf16 activations; ``8`` has a scale per row, narrower ones per group of 64 unless the name says otherwise."""
+    usual = 0 if bits == 8 else GROUP_SIZE
+    shared = "" if group_size == usual else f"-g{group_size}" if group_size else "-row"
+    kernel = f"int{bits}" if bits < 8 or (symmetric and not group_size) else "int8-grouped"
+    return WeightOption(f"{bits}{'' if symmetric else 'a'}{shared}", bits, group_size, symmetric, 16, kernel)
+
+
+USUAL = ("32", "16", "8", "w8a8", "w8a8-outlier", "4", "3", "2")
+"""The options that need no explanation; all others are variants of ``8``, ``4``, ``3`` and ``2``."""
+
+_KNOWN = (
+    WeightOption("32", 32, 0, True, 32, "float"),
+    WeightOption("16", 16, 0, True, 32, "fp16"),
+    WeightOption("w8a8", 8, 0, True, 7, "int8-dynamic"),
+    WeightOption("w8a8-outlier", 8, 0, True, 7, "int8-dynamic", outliers=True),
+    *(_weight_only(bits, size, symmetric) for bits in (8, 4, 3, 2) for symmetric in (True, False) for size in GROUP_SIZES),
+)
+OPTIONS: dict[str, WeightOption] = {option.name: option for option in _KNOWN}
 
 
 def weight_option(name: str) -> WeightOption:
-    """The option called ``name``; ConfigError listing the known ones otherwise."""
+    """The option called ``name``; ConfigError saying which there are otherwise."""
     try:
         return OPTIONS[name]
     except KeyError:
-        raise ConfigError(f"unknown weight option '{name}'; known options are {', '.join(OPTIONS)}") from None
+        raise ConfigError(f"unknown weight option '{name}'; known options are {known_options()}") from None
+
+
+def known_options() -> str:
+    """All names in a sentence."""
+    return f"{', '.join(USUAL)}, and variants of the last such as 4a (asymmetric), 4-g128, 4a-g32 and 4-row (columns per scale)"
 
 
 def outlier_count(in_features: int, wanted: int = OUTLIER_COLUMNS) -> int:

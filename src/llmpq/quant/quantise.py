@@ -22,17 +22,16 @@ from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, read_lay
 from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
-from llmpq.quant.options import GROUP_SIZE, WeightOption, outlier_count, weight_option
+from llmpq.quant.options import WeightOption, outlier_count, weight_option
 from llmpq.quant.packing import pack
 from llmpq.quant.rtn import rtn
 
 METHODS = ("gptq", "rtn")
 DEFAULTS: Mapping[str, Any] = {
     "method": "gptq",
-    "group_size": GROUP_SIZE,
-    "symmetric": True,
     "damping": 0.01,
     "act_order": False,
+    "static_groups": False,
 }
 
 
@@ -107,7 +106,7 @@ class _LayerWork:
         self._calibration = calibration
         self._statistics: dict[str, InputStatistics] = {}
         self._factors: dict[tuple[str, tuple[int, ...]], HessianFactor] = {}
-        self._quantised: dict[tuple[str, tuple[int, int, bool]], tuple[Quantised, dict[str, float]]] = {}
+        self._quantised: dict[tuple[str, tuple[int, int, bool, bool]], tuple[Quantised, dict[str, float]]] = {}
 
     def weights_digest(self) -> str:
         return plain_layer(self.tensors, self.operators, self.index, "32").content_sha256()
@@ -128,18 +127,23 @@ class _LayerWork:
         return {name: self._loss(name, weight) for name, weight in weights.items()}
 
     def _operator(self, name: str, option: WeightOption) -> tuple[Quantised, dict[str, float]]:
-        key = (name, option.grid)
+        key = (name, option.grid_key)
         if key not in self._quantised:
             weight, statistics = self.tensors[f"{name}.weight"], self.statistics(name)
-            grid, kept = Grid(option.bits, option.group_size), self._kept(option, statistics)
+            grid, kept = Grid.of(option), self._kept(option, statistics)
             try:
                 if option.group_size and weight.shape[1] % option.group_size:
                     raise LlmpqError(f"{weight.shape[1]} inputs are no multiple of the group size {option.group_size}")
-                found = rtn(weight, grid, kept=kept) if self.settings["method"] == "rtn" else gptq(weight, self._factor(name, kept), grid)
+                found = self._codes(name, weight, grid, kept)
             except LlmpqError as error:
                 raise LlmpqError(f"layer {self.index}, operator {name}, option '{option.name}': {error}") from None
             self._quantised[key] = found, self._loss(name, found.dequantised(option.group_size))
         return self._quantised[key]
+
+    def _codes(self, name: str, weight: Tensor, grid: Grid, kept: tuple[int, ...]) -> Quantised:
+        if self.settings["method"] == "rtn":
+            return rtn(weight, grid, kept=kept)
+        return gptq(weight, self._factor(name, kept), grid, static_groups=self.settings["static_groups"])
 
     def _kept(self, option: WeightOption, statistics: InputStatistics) -> tuple[int, ...]:
         """The columns with the largest inputs seen in calibration (LLM.int8, section 3.2), ascending."""
@@ -170,8 +174,11 @@ class _LayerWork:
 def stored_tensors(option: WeightOption, quantised: Quantised) -> dict[str, Tensor]:
     """One operator as its layer file holds it."""
     codes = quantised.codes if option.bits == 8 else pack(quantised.codes.int() + 2 ** (option.bits - 1), option.bits)
-    scales = quantised.scales.to(torch.bfloat16)
-    stored = {"codes": codes.contiguous(), "scales": scales if option.group_size else scales.squeeze(1)}
+    stored = {"codes": codes.contiguous(), "scales": quantised.scales}
+    if quantised.offsets is not None:
+        stored["offsets"] = quantised.offsets
+    for name in stored.keys() & {"scales", "offsets"}:
+        stored[name] = stored[name].to(torch.bfloat16) if option.group_size else stored[name].to(torch.bfloat16).squeeze(1)
     if option.outliers:
         stored["outlier_columns"] = quantised.kept.to(torch.int32)
         stored["outlier_weight"] = quantised.kept_weight.contiguous()
@@ -232,10 +239,6 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: settings.get(key, default) for key, default in DEFAULTS.items()}
     if chosen["method"] not in METHODS:
         raise ConfigError(f"quantizer.method '{chosen['method']}' is unknown; known are {', '.join(METHODS)}")
-    if chosen["group_size"] != GROUP_SIZE or not chosen["symmetric"]:
-        raise ConfigError(
-            f"quantizer: the options' grids are symmetric with groups of {GROUP_SIZE}; set group_size: {GROUP_SIZE}, symmetric: true"
-        )
     if chosen["damping"] < 0:
         raise ConfigError("quantizer.damping must not be negative")
     return chosen

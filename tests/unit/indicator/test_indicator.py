@@ -9,7 +9,14 @@ import torch
 
 from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError
-from llmpq.indicator import gptq_loss, variance
+from llmpq.indicator import gptq_loss, gradient, variance
+from llmpq.indicator.base import Damages, QuantisedLayer, Source, Walk
+from llmpq.indicator.divergence import Divergence
+from llmpq.indicator.gptq_loss import GptqLoss
+from llmpq.indicator.gradient import GradientError
+from llmpq.indicator.hessian import Hessian, top_eigenvalue
+from llmpq.indicator.methods import METHODS
+from llmpq.indicator.random_control import RandomControl
 from llmpq.indicator.residual_error import ResidualError
 from llmpq.indicator.table import normalise, write_indicator
 from llmpq.model.checkpoint import Checkpoint
@@ -46,7 +53,7 @@ def statistics(rows: torch.Tensor) -> InputStatistics:
     return InputStatistics(rows.t() @ rows / len(rows), mean, second, rows.abs().amax(0), rows)
 
 
-@pytest.mark.parametrize("method", ["variance", "gptq-loss", "residual-error"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])
 def test_uniform_four_bit_sums_to_one_and_sixteen_bit_is_harmless(made: dict[str, Any], tmp_path: Path, method: str) -> None:
     write_indicator(tmp_path / "i.json", indicator={"name": "mine", "method": method}, **made)
     document = artifacts.read(tmp_path / "i.json", "indicator")
@@ -119,11 +126,11 @@ def test_the_unit_must_exist() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"indicator": {"name": "x", "method": "magic"}}, "'magic' is unknown; known are variance, gptq-loss"),
+        ({"indicator": {"name": "x", "method": "magic"}}, "'magic' is unknown; known are residual-error, variance, gptq-loss"),
         ({"indicator": {"name": "x", "method": "variance", "rounding": "up"}}, "indicator.rounding 'up'"),
         ({"indicator": {"name": "x", "method": "variance", "moment": "third"}}, "indicator.moment 'third'"),
         ({"options": ["16", "8"]}, "must hold '4'"),
-        ({"options": ["4", "2"]}, "unknown weight option '2'"),
+        ({"options": ["4", "5"]}, "unknown weight option '5'"),
     ],
 )
 def test_bad_settings(made: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -138,22 +145,108 @@ def test_a_layer_that_was_not_quantised_is_named(made: dict[str, Any], tmp_path:
         write_indicator(tmp_path / "i.json", indicator={"name": "v", "method": "gptq-loss"}, **half)
 
 
-def test_residual_error_is_the_relative_change_of_the_layers_output(made: dict[str, Any]) -> None:
-    """Against whole stages run side by side, a layer at a time; a layer served in fp32 is not hurt."""
-    ids = Calibration(made["calibration_file"]).ids
-    walk = ResidualError(Checkpoint(made["checkpoint_dir"]), ids)
+def source(made: dict[str, Any], **settings: Any) -> Source:
+    return Source(Checkpoint(made["checkpoint_dir"]), Calibration(made["calibration_file"]), settings)
+
+
+def at_options(made: dict[str, Any], layer: int, *options: str) -> QuantisedLayer:
     folder = Path(made["calibration_file"]).parent
+    rows = {row["option"]: row["operators"] for row in _manifest_rows(folder) if row["layer"] == layer}
+    return QuantisedLayer(
+        layer,
+        {OPTIONS[name]: read_layer(find_layer_file(folder, layer, name)) for name in options},
+        {OPTIONS[name]: {operator: part["loss"] for operator, part in rows[name].items()} for name in options},
+    )
 
-    def hidden(options: list[str]) -> torch.Tensor:
-        ends = {"has_embedding": True, "has_head": False, "end_option": "32"}
-        return StageModel.load(made["checkpoint_dir"], folder, first_layer=0, options=options, **ends).hidden(torch.tensor(ids[:4]))
 
+def _manifest_rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in folder.glob("*/manifest.json") for row in artifacts.read(path, "quantised")["rows"]]
+
+
+def stage(made: dict[str, Any], options: list[str], has_head: bool) -> StageModel:
+    ends = {"has_embedding": True, "has_head": has_head, "end_option": "32"}
+    return StageModel.load(made["checkpoint_dir"], Path(made["calibration_file"]).parent, first_layer=0, options=options, **ends)
+
+
+def test_residual_error_is_the_relative_change_of_the_layers_output(made: dict[str, Any]) -> None:
+    """Against whole stages run side by side, a layer at a time."""
+    ids = torch.tensor(Calibration(made["calibration_file"]).ids[:4])
+    walk = ResidualError(source(made))
     for layer in range(3):
-        stored = {option: read_layer(find_layer_file(folder, layer, option)) for option in ("w8a8", "3")}
-        scores = walk.damages(layer, stored)
-        exact = hidden(["32"] * (layer + 1))
-        for option in stored:
-            moved = hidden(["32"] * layer + [option]) - exact
-            assert scores[option] == pytest.approx(float((moved.square().sum(-1) / exact.square().sum(-1)).mean()), rel=1e-4)
+        scores = walk.damages(at_options(made, layer, "w8a8", "3"))
+        exact = stage(made, ["32"] * (layer + 1), False).hidden(ids)
+        for option, score in scores.items():
+            moved = stage(made, ["32"] * layer + [option], False).hidden(ids) - exact
+            assert score["layer"] == pytest.approx(float((moved.square().sum(-1) / exact.square().sum(-1)).mean()), rel=1e-4)
     with pytest.raises(ValueError, match="layer 3 comes next"):
-        walk.damages(0, {})
+        walk.damages(QuantisedLayer(0, {}, {}))
+
+
+def test_divergence_is_that_of_the_served_models_logits(made: dict[str, Any]) -> None:
+    ids = torch.tensor(Calibration(made["calibration_file"]).ids[:4])
+    indicator, exact = Divergence(source(made)), stage(made, ["32"] * 4, True).logits(ids).log_softmax(-1)
+    for layer in range(4):
+        for option, score in indicator.damages(at_options(made, layer, "w8a8", "3")).items():
+            options = ["32"] * 4
+            options[layer] = option
+            found = stage(made, options, True).logits(ids).log_softmax(-1)
+            expected = torch.nn.functional.kl_div(found, exact, log_target=True, reduction="none").sum(-1).mean()
+            assert score["layer"] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_gradients_are_those_of_the_loss(made: dict[str, Any]) -> None:
+    """Moving a layer's output a little moves the summed loss by the gradient's inner product with the move."""
+    given = source(made)
+    states, gradients = gradient._backward(Walk(given, 4, 32))
+    model, ids = stage(made, ["32"] * 4, True), Walk(given, 4, 32).ids
+
+    def loss(hidden: torch.Tensor, first: int) -> float:
+        for layer in model.layers[first:]:
+            hidden = layer.prefill(hidden.clone(), Walk(given, 4, 32).context)
+        logits = model.head(hidden)[:, :-1].double()
+        return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
+
+    for layer in range(4):
+        move = 1e-2 * torch.randn(states[layer + 1].shape, generator=torch.Generator().manual_seed(layer))
+        change = (loss(states[layer + 1] + move, layer + 1) - loss(states[layer + 1] - move, layer + 1)) / 2
+        assert change == pytest.approx(float((gradients[layer].double() * move.double()).sum()), rel=2e-2, abs=1e-3)
+
+
+def test_gradient_errors_by_hand(made: dict[str, Any]) -> None:
+    given = source(made)
+    states, gradients = gradient._backward(Walk(given, gradient.WINDOWS, gradient.TOKENS))
+    layer = at_options(made, 0, "3")
+    (option, stored), walk = next(iter(layer.stored.items())), Walk(given, gradient.WINDOWS, gradient.TOKENS)
+    error = walk.run(option.name, stored) - states[1]
+    expected = float((error * gradients[0]).square().sum(-1).mean())
+    assert GradientError(given).damages(layer)["3"]["layer"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_hessian_weighs_the_loss_by_a_true_eigenvalue(made: dict[str, Any]) -> None:
+    layer, given = at_options(made, 1, "4", "w8a8"), source(made)
+    losses = GptqLoss(given).damages(layer)
+    for option, parts in Hessian(given).damages(layer).items():
+        for name, value in parts.items():
+            top = float(torch.linalg.eigvalsh(given.calibration.operator(1, name).hessian.double())[-1])
+            assert value == pytest.approx(losses[option][name] * top, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_top_eigenvalue_is_the_largest(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(80, 40, generator=draw) * torch.logspace(0, seed, 40)
+    matrix = x.t() @ x
+    assert top_eigenvalue(matrix) == pytest.approx(float(torch.linalg.eigvalsh(matrix.double())[-1]), rel=1e-4)
+    assert top_eigenvalue(torch.zeros(5, 5)) == 0.0
+
+
+def test_random_knows_bits_and_its_seed_alone(made: dict[str, Any]) -> None:
+    layers = [at_options(made, layer, "8", "4", "3") for layer in range(4)]
+
+    def draws(**settings: Any) -> list[Damages]:
+        control = RandomControl(source(made, **settings))
+        return [control.damages(layer) for layer in layers]
+
+    assert draws() == draws(seed=0) != draws(seed=1)
+    assert len({found["4"]["layer"] for found in draws()}) == 4
+    assert all(found["3"]["layer"] == pytest.approx(4 * found["4"]["layer"]) for found in draws())

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from quant_cases import arbitrary
+from quant_cases import arbitrary, fits
 
 from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.options import OPTIONS
@@ -38,8 +38,10 @@ def settle() -> tuple[int, int]:
 def main() -> None:
     torch.set_num_threads(1)
     layers, shapes = int(sys.argv[1]), [tuple(map(int, shape.split("x"))) for shape in sys.argv[2:]]
-    kept, growth = [], {}
-    for option in OPTIONS:
+    options = [option for option in OPTIONS if all(fits(option, shape) for shape in shapes)]
+    growth = {}
+    for option in options:
+        kept = []
         tensors = {shape: arbitrary(option, *shape) for shape in shapes}
         for shape in shapes:
             make_linear(option, tensors[shape])(torch.zeros(1, shape[1]))

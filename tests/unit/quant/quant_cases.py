@@ -10,7 +10,12 @@ from llmpq.quant.options import OPTIONS, outlier_count
 from llmpq.quant.quantise import stored_tensors
 from llmpq.quant.rtn import rtn
 
-ROW_EXACT = ("16", "8", "w8a8", "w8a8-outlier", "4", "3")
+ROW_EXACT = tuple(option for option in OPTIONS if option != "32")
+
+
+def fits(option: str, shape: tuple[int, int]) -> bool:
+    """Whether the inputs of ``shape`` [out, in] are whole groups of the option."""
+    return shape[1] % (OPTIONS[option].group_size or 1) == 0
 
 
 def stored(option: str, out_features: int, in_features: int, seed: int = 0) -> dict[str, Tensor]:
@@ -30,7 +35,7 @@ def stored_weight(option: str, weight: Tensor, seed: int = 0) -> dict[str, Tenso
     if known.outliers:
         order = torch.randperm(weight.shape[1], generator=torch.Generator().manual_seed(seed + 1))
         kept = order[: outlier_count(weight.shape[1])].tolist()
-    return stored_tensors(known, rtn(weight, Grid(known.bits, known.group_size), kept=kept))
+    return stored_tensors(known, rtn(weight, Grid.of(known), kept=kept))
 
 
 def arbitrary(option: str, out_features: int, in_features: int) -> dict[str, Tensor]:
@@ -39,9 +44,10 @@ def arbitrary(option: str, out_features: int, in_features: int) -> dict[str, Ten
     if not known.quantised:
         return {"weight": torch.ones(out_features, in_features, dtype=torch.float32 if option == "32" else torch.float16)}
     codes = torch.ones(out_features, in_features, dtype=torch.int8)
-    groups = in_features // (known.group_size or in_features)
+    groups = known.groups(in_features)
     kept = torch.arange(outlier_count(in_features)) if known.outliers else torch.arange(0)
-    return stored_tensors(known, Quantised(codes, torch.ones(out_features, groups), kept, torch.ones(out_features, len(kept))))
+    scales, offsets = torch.ones(out_features, groups), None if known.symmetric else torch.ones(out_features, groups)
+    return stored_tensors(known, Quantised(codes, scales, kept, torch.ones(out_features, len(kept)), offsets))
 
 
 def inputs(rows: int, in_features: int, seed: int = 2) -> Tensor:

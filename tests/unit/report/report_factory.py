@@ -97,6 +97,7 @@ def _indicator(omega: dict[str, list[float]]) -> dict[str, Any]:
         "unit": 123.4,
         "rows": rows,
         "seconds": 1.5,
+        "peak_bytes": 10**9,
     }
 
 

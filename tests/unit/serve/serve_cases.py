@@ -134,7 +134,7 @@ def quantised_layers(checkpoint: Path, folder: Path, options: Sequence[str]) -> 
         if not option.quantised:
             layer = plain_layer(tensors, source.spec.operators(), index, name)
         else:
-            grid, kept = Grid(option.bits, option.group_size), range(8) if option.outliers else ()
+            grid, kept = Grid.of(option), range(8) if option.outliers else ()
             operators = {
                 operator: stored_tensors(option, rtn(tensors[f"{operator}.weight"], grid, kept=kept))
                 for operator in source.spec.operators()

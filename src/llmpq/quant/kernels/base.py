@@ -1,0 +1,39 @@
+"""What every CPU kernel is: a packed weight that turns fp32 rows into fp32 rows."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmpq.quant.options import WeightOption
+
+_ALIKE_ROWS = 8
+"""Rows that a small fp32 product is padded up to: below that BLAS switches to a matrix-vector kernel with another order of summation, and a
+row alone would no longer equal the same row in a batch."""
+
+
+class Linear:
+    """A weight packed for its kernel: call it with x [..., in] fp32 to get [..., out] fp32."""
+
+    def __init__(self, option: WeightOption, out_features: int, in_features: int, bias: Tensor | None) -> None:
+        self.option, self.out_features, self.in_features = option, out_features, in_features
+        self.bias = None if bias is None else bias.float().clone()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        if shape[-1] != self.in_features:
+            raise ValueError(f"this operator takes {self.in_features} inputs, not {shape[-1]}")
+        y = self._multiply(x.reshape(-1, self.in_features).contiguous())
+        if self.bias is not None:
+            y = y.add_(self.bias)
+        return y.view(*shape[:-1], self.out_features)
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def row_by_row(x: Tensor, weight: Tensor) -> Tensor:
+    """x [rows, k] @ weight [k, out] in fp32, every row bit for bit the same in any batch."""
+    rows = x.shape[0]
+    padded = -(-rows // _ALIKE_ROWS) * _ALIKE_ROWS
+    if padded != rows:
+        x = F.pad(x, (0, 0, 0, padded - rows))
+    return (x @ weight)[:rows]
