@@ -1,0 +1,120 @@
+"""The validity stage: a study of config/validity.yaml in, its artifact out."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmpq import artifacts
+from llmpq.errors import ConfigError
+from llmpq.model.tokenizer import load_tokenizer
+from llmpq.quant.quantise import read_manifests
+from llmpq.text import token_windows
+from llmpq.validity import study
+from llmpq.validity.measure import LayerBank, Measurements
+
+
+def write_validity(
+    out: str | Path,
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    checkpoint_dir: str | Path,
+    quantised_dirs: Sequence[str | Path],
+    indicator_files: Sequence[str | Path],
+    text_files: Sequence[str | Path],
+    code: str = "",
+) -> dict[str, Any]:
+    """Run study ``name`` and write the ``validity`` artifact; returns the document.
+
+    ``settings``: as in config/validity.yaml. What is measured is kept beside ``out`` (``.measured.jsonl``) as it is made; measurements of
+    other weights, texts, settings or ``code`` are made anew. Raises ConfigError naming the key that is wrong.
+    """
+    started = time.perf_counter()
+    chosen = _checked(name, settings)
+    omegas = {}
+    for file in indicator_files:
+        document = artifacts.read(file, "indicator")
+        omegas[str(document["indicator"])] = _by_option(document["rows"], chosen["options"], str(file))
+    rows = read_manifests(quantised_dirs)
+    stored = {option: max(row["stored_bytes"] for (_, each), row in rows.items() if each == option) for option in chosen["options"]}
+    model = study.Model(omegas, stored, 1 + max(layer for layer, _ in rows))
+    bank, tokenizer = LayerBank(checkpoint_dir, list(quantised_dirs)), load_tokenizer(checkpoint_dir)
+    manifests = [Path(directory) / "manifest.json" for directory in quantised_dirs]
+    inputs = [*manifests, *text_files]
+    recipe = artifacts.digest([code, *(artifacts.sha256_file(path) for path in inputs)])
+    measured = {}
+    for part in ("rank", "compare"):
+        cut = {key: chosen[part][key] for key in ("region", "windows", "tokens")}
+        texts = {Path(file).stem: torch.tensor(token_windows(tokenizer, file, **cut)) for file in text_files}
+        beside = Path(f"{out}.{part}.measured.jsonl")
+        measured[part] = Measurements(beside, bank, texts, artifacts.digest([recipe, cut]))
+    names, seed, options = [Path(file).stem for file in text_files], chosen["seed"], chosen["options"]
+    body = {
+        "name": name,
+        "settings": chosen,
+        "rank": study.rank(model, measured["rank"], options, chosen["widths"], chosen["assignments"], seed, names),
+        "compare": study.compare(model, measured["compare"], options, chosen["indicator"], seed, names),
+        "pairs": study.pairs(model, measured["rank"], options, chosen["pairs"], seed, names),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return artifacts.write(out, "validity", body, source="measured", inputs=[*indicator_files, *inputs], config=chosen)
+
+
+def _by_option(rows: Sequence[Mapping[str, Any]], options: Sequence[str], path: str) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {option: [] for option in options}
+    for row in sorted(rows, key=lambda row: row["layer"]):
+        if row["option"] in found:
+            found[row["option"]].append(float(row["omega"]))
+    for option, values in found.items():
+        if not values:
+            raise ConfigError(f"{path}: scores no option '{option}', which the study assigns; offer it in quantizer.options")
+    return found
+
+
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "model": str,
+    "quantizer": str,
+    "indicators": list,
+    "indicator": str,
+    "options": list,
+    "texts": list,
+    "widths": list,
+    "assignments": int,
+    "pairs": int,
+    "seed": int,
+    "rank": dict,
+    "compare": dict,
+}
+_CUT: dict[str, type] = {"region": list, "windows": int, "tokens": int}
+
+
+def _checked(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The study's settings, or one ConfigError that names the key."""
+    where = f"config/validity.yaml: study '{name}'"
+    _check_keys(settings, _KEYS, where, "")
+    for part in ("rank", "compare"):
+        _check_keys(settings[part], _CUT, where, f"{part}.")
+        low, high = (float(edge) for edge in settings[part]["region"])
+        if not 0 <= low < high <= 1:
+            raise ConfigError(f"{where}: key '{part}.region' is {settings[part]['region']}, expected two shares of the text, 0 ≤ from < to ≤ 1")
+    if settings["rank"]["region"][1] > settings["compare"]["region"][0]:
+        raise ConfigError(f"{where}: key 'compare.region' begins before 'rank.region' ends; an indicator is judged on text it was not chosen on")
+    if settings["indicator"] not in settings["indicators"]:
+        raise ConfigError(f"{where}: key 'indicator' is '{settings['indicator']}', which is none of 'indicators'")
+    for option in (study.PLAIN, "3", "4", "8"):
+        if option not in settings["options"]:
+            raise ConfigError(f"{where}: key 'options' lacks '{option}', which the comparisons need")
+    return dict(settings)
+
+
+def _check_keys(given: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], where: str, prefix: str) -> None:
+    for key in given.keys() - kinds.keys():
+        raise ConfigError(f"{where}: unknown key '{prefix}{key}'; known: {', '.join(kinds)}")
+    for key, kind in kinds.items():
+        if key not in given:
+            raise ConfigError(f"{where}: key '{prefix}{key}' is missing")
+        if not isinstance(given[key], kind) or isinstance(given[key], bool):
+            raise ConfigError(f"{where}: key '{prefix}{key}' is {given[key]!r}, expected {getattr(kind, '__name__', kind)}")
