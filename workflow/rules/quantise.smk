@@ -40,7 +40,7 @@ rule quantise:
     params:
         quantizer=of_entry(
             "quantizer",
-            "method options group_size symmetric damping act_order",
+            "method options damping act_order static_groups",
         ),
         code=code_digest("llmpq.quant.quantise"),
     message:

@@ -17,12 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=("gptq", "rtn"), default="gptq", help="quantiser (default: gptq)")
     parser.add_argument("--damping", type=float, default=0.01, help="GPTQ: share of the mean of the Hessian's diagonal (default: 0.01)")
     parser.add_argument("--act-order", action="store_true", help="GPTQ: columns in order of falling Hessian diagonal")
+    parser.add_argument("--static-groups", action="store_true", help="GPTQ: all groups' scales before any column is rounded")
 
 
 def run(args: argparse.Namespace) -> int:
     from llmpq.quant.quantise import quantise_group
 
-    settings = {"method": args.method, "damping": args.damping, "act_order": args.act_order}
+    settings = {"method": args.method, "damping": args.damping, "act_order": args.act_order, "static_groups": args.static_groups}
     first, last = args.layers
     options = [name.strip() for name in args.options.split(",") if name.strip()]
     quantise_group(args.checkpoint, args.calibration, args.out, first=first, last=last, options=options, settings=settings)

@@ -1,4 +1,4 @@
-"""Integer grids: choosing scales and offsets, and rounding weights to codes.
+"""Integer grids, symmetric or not: choosing scales and offsets, and rounding weights to codes.
 
 A weight is code × scale, plus an offset where the grid is asymmetric. Scales and offsets are rounded to bf16, the type the kernels
 multiply with, BEFORE any code is chosen; so what a file holds is exactly the weight that serves.
