@@ -31,6 +31,7 @@ include: "workflow/rules/quantise.smk"
 include: "workflow/rules/profile.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/paper.smk"
+include: "workflow/rules/validity.smk"
 include: "workflow/rules/serve.smk"
 include: "workflow/rules/report.smk"
 

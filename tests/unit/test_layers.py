@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan": BASE,
     "simulate": BASE | {"plan"},
     "serve": BASE | MODEL | {"emulation", "processes"},
+    "validity": BASE | MODEL | {"evaluate", "text", "report"},
     "evaluate": BASE | MODEL | {"text"},
     "report": BASE,
     "session": BASE,

@@ -10,6 +10,7 @@ from llmpq.report.verdict import focus_strategy
 from llmpq.session import begin_session, end_session, one_line_errors, only_errors, take_over_lock
 from llmpq.sources import code_digest
 from llmpq.track_files import targets
+from llmpq.validity.settings import read_studies
 
 one_line_errors()
 CONFIG, CACHE = Path(workflow.basedir) / "config", ".snakemake/llmpq"
@@ -19,6 +20,7 @@ try:
     if workflow.is_main_process and not workflow.dryrun:
         take_over_lock()
     EXPERIMENTS = load_experiments(CONFIG, config, CACHE)
+    STUDIES = read_studies(CONFIG / "validity.yaml")
 except LlmpqError as error:
     sys.exit(f"llmpq: error: {error}")
 
@@ -165,3 +167,22 @@ def links_of(name):
         "types": types,
         "link": cluster["link"],
     }
+
+
+def study(wildcards):
+    """The study that a path names; ConfigError where there is none."""
+    if wildcards.study not in STUDIES:
+        raise ConfigError(f"unknown study '{wildcards.study}'; config/validity.yaml has: {', '.join(STUDIES)}")
+    return STUDIES[wildcards.study]
+
+
+def study_files(pattern):
+    """An input function: the pattern with the study's names filled in; one file for each of a plural name (indicators, texts)."""
+
+    def fill(wildcards):
+        chosen = study(wildcards)
+        names = {"model": chosen["model"], "quantizer": chosen["quantizer"]}
+        lists = {"indicator": chosen["indicators"], "text": chosen["texts"], "group": layer_groups(**names)}
+        return expand(pattern, **names, **lists)
+
+    return fill

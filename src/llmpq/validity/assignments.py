@@ -12,6 +12,9 @@ from llmpq.quant.options import weight_option
 Assignment = tuple[str, ...]
 """An option per decoder layer."""
 
+_WANDER = 0.1
+"""How often a draw that leads away from the wanted width is kept, so that none gets stuck."""
+
 
 def average_width(assignment: Sequence[str]) -> float:
     """Mean bits of a weight."""
@@ -22,8 +25,8 @@ def random_assignments(options: Sequence[str], layers: int, width: float, count:
     """``count`` different assignments whose average width is ``width`` to within half a bit of one layer.
 
     Every layer draws an option from a mixture that is itself drawn, so that some assignments are mixed and others lopsided; then random
-    layers are drawn again, and kept where that brings the average nearer, until it is near enough. Raises ConfigError where the options
-    cannot reach the width.
+    layers are drawn again, and mostly kept only where that brings the average nearer, until it is near enough. Raises ConfigError where
+    the options cannot reach the width.
     """
     draw = random.Random(f"{seed} {width} {layers}")
     bits = {option: weight_option(option).bits for option in options}
@@ -46,7 +49,7 @@ def _near(draw: random.Random, options: list[str], bits: Mapping[str, int], laye
     while abs(excess) > 0.5:
         place, option = draw.randrange(layers), draw.choice(options)
         moved = excess + bits[option] - bits[chosen[place]]
-        if abs(moved) < abs(excess):
+        if abs(moved) < abs(excess) or draw.random() < _WANDER:
             chosen[place], excess = option, moved
     return tuple(chosen)
 

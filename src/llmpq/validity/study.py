@@ -11,16 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmpq.errors import ConfigError
 from llmpq.progress import Progress
 from llmpq.validity.assignments import Assignment, best_for_bytes, ends_high, random_assignments
 from llmpq.validity.measure import Losses, Measurements
+from llmpq.validity.settings import PLAIN
 from llmpq.validity.statistics import paired_difference, spearman_interval
 
 Omega = Mapping[str, Sequence[float]]
 """Option → damage of every layer, uniform 4 bit summing to 1."""
-
-PLAIN = "16"
-"""The yardstick: every layer at 16 bits."""
 
 POOLED = "all widths"
 
@@ -91,7 +90,7 @@ def compare(
         limit = model.bytes_of(other)
         mine = best_for_bytes({option: model.omegas[indicator][option] for option in options}, model.stored, limit)
         rows += _against(measured, mine, rival, other, limit, texts)
-    tens = [one for one in random_assignments(options, model.layers, 5.5, 40, seed + 1) if model.bytes_of(one) <= model.bytes_of(half)][:10]
+    tens = _ten_that_fit(model, options, model.bytes_of(half), seed + 1)
     losses = _all_measured(measured, tens, "ten at random")
     mine = best_for_bytes({option: model.omegas[indicator][option] for option in options}, model.stored, model.bytes_of(half))
     for text in texts:
@@ -100,7 +99,23 @@ def compare(
     return rows
 
 
-def pairs(model: Model, measured: Measurements, options: Sequence[str], count: int, seed: int, texts: Sequence[str]) -> list[dict[str, Any]]:
+def _ten_that_fit(model: Model, options: Sequence[str], limit: int, seed: int) -> list[Assignment]:
+    """Ten random assignments of 5.5 bits that take no more than ``limit`` bytes (fewer where there are no more)."""
+    found: list[Assignment] = []
+    for count in (10, 20, 40, 80, 160, 320):
+        try:
+            drawn = random_assignments(options, model.layers, 5.5, count, seed)
+        except ConfigError:
+            break
+        found = [one for one in drawn if model.bytes_of(one) <= limit][:10]
+        if len(found) == 10:
+            break
+    return found
+
+
+def pairs(
+    model: Model, measured: Measurements, options: Sequence[str], count: int, seed: int, texts: Sequence[str]
+) -> list[dict[str, Any]]:
     """What two quantised layers do together, beside the sum of what each does alone; all other layers at 16 bits."""
     draw = random.Random(f"{seed} pairs")
     plain = (PLAIN,) * model.layers

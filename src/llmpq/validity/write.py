@@ -14,6 +14,7 @@ from llmpq.quant.quantise import read_manifests
 from llmpq.text import token_windows
 from llmpq.validity import study
 from llmpq.validity.measure import LayerBank, Measurements
+from llmpq.validity.settings import check_study
 
 
 def write_validity(
@@ -33,7 +34,8 @@ def write_validity(
     other weights, texts, settings or ``code`` are made anew. Raises ConfigError naming the key that is wrong.
     """
     started = time.perf_counter()
-    chosen = _checked(name, settings)
+    check_study(settings, f"study '{name}'")
+    chosen = dict(settings)
     omegas = {}
     for file in indicator_files:
         document = artifacts.read(file, "indicator")
@@ -72,49 +74,3 @@ def _by_option(rows: Sequence[Mapping[str, Any]], options: Sequence[str], path: 
         if not values:
             raise ConfigError(f"{path}: scores no option '{option}', which the study assigns; offer it in quantizer.options")
     return found
-
-
-_KEYS: dict[str, type | tuple[type, ...]] = {
-    "model": str,
-    "quantizer": str,
-    "indicators": list,
-    "indicator": str,
-    "options": list,
-    "texts": list,
-    "widths": list,
-    "assignments": int,
-    "pairs": int,
-    "seed": int,
-    "rank": dict,
-    "compare": dict,
-}
-_CUT: dict[str, type] = {"region": list, "windows": int, "tokens": int}
-
-
-def _checked(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The study's settings, or one ConfigError that names the key."""
-    where = f"config/validity.yaml: study '{name}'"
-    _check_keys(settings, _KEYS, where, "")
-    for part in ("rank", "compare"):
-        _check_keys(settings[part], _CUT, where, f"{part}.")
-        low, high = (float(edge) for edge in settings[part]["region"])
-        if not 0 <= low < high <= 1:
-            raise ConfigError(f"{where}: key '{part}.region' is {settings[part]['region']}, expected two shares of the text, 0 ≤ from < to ≤ 1")
-    if settings["rank"]["region"][1] > settings["compare"]["region"][0]:
-        raise ConfigError(f"{where}: key 'compare.region' begins before 'rank.region' ends; an indicator is judged on text it was not chosen on")
-    if settings["indicator"] not in settings["indicators"]:
-        raise ConfigError(f"{where}: key 'indicator' is '{settings['indicator']}', which is none of 'indicators'")
-    for option in (study.PLAIN, "3", "4", "8"):
-        if option not in settings["options"]:
-            raise ConfigError(f"{where}: key 'options' lacks '{option}', which the comparisons need")
-    return dict(settings)
-
-
-def _check_keys(given: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], where: str, prefix: str) -> None:
-    for key in given.keys() - kinds.keys():
-        raise ConfigError(f"{where}: unknown key '{prefix}{key}'; known: {', '.join(kinds)}")
-    for key, kind in kinds.items():
-        if key not in given:
-            raise ConfigError(f"{where}: key '{prefix}{key}' is missing")
-        if not isinstance(given[key], kind) or isinstance(given[key], bool):
-            raise ConfigError(f"{where}: key '{prefix}{key}' is {given[key]!r}, expected {getattr(kind, '__name__', kind)}")
