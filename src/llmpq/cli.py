@@ -32,6 +32,7 @@ ORDER = (
     "report",
     "track",
     "ui",
+    "validity",
     "catalogue",
     "bench-plan",
 )  # the way the work flows; others follow by name
