@@ -47,11 +47,11 @@ class Result:
     solved: int
 
 
-def plan_case(body: Mapping[str, Any], mode: str, solver: str, time_limit_s: float, gap: float, paces: bool = False) -> Result:
+def plan_case(body: Mapping[str, Any], mode: str, solver: str, time_limit_s: float, gap: float) -> Result:
     """Plan one problem in a fresh process and measure it."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_planned, args=(sender, dict(body), mode, solver, time_limit_s, gap, paces))
+    process = context.Process(target=_planned, args=(sender, dict(body), mode, solver, time_limit_s, gap))
     process.start()
     sender.close()
     try:
@@ -62,7 +62,7 @@ def plan_case(body: Mapping[str, Any], mode: str, solver: str, time_limit_s: flo
         process.join()
 
 
-def _planned(sender: Any, body: dict[str, Any], mode: str, solver: str, time_limit_s: float, gap: float, paces: bool) -> None:
+def _planned(sender: Any, body: dict[str, Any], mode: str, solver: str, time_limit_s: float, gap: float) -> None:
     import psutil
 
     from llmpq.plan.planner import plan
@@ -70,7 +70,7 @@ def _planned(sender: Any, body: dict[str, Any], mode: str, solver: str, time_lim
     started, own = time.monotonic(), psutil.Process()
     status, found = "", None
     try:
-        found = plan(body, solver=solver, time_limit=time_limit_s, gap=gap, paces=paces)
+        found = plan(body, solver=solver, time_limit=time_limit_s, gap=gap)
     except LlmpqError as error:
         status = type(error).__name__.removesuffix("Error").lower() + ": " + str(error)[:120]
     times = own.cpu_times()
@@ -114,7 +114,6 @@ def bench(
     generation: str,
     time_limit_s: float,
     gap: float,
-    paces: bool = False,
 ) -> list[Result]:
     """Plan every combination, printing a line as each is done."""
     results = []
@@ -123,7 +122,7 @@ def bench(
         for mode in modes:
             body = problem_of(config, row, generation, mode)
             for solver in solvers:
-                result = plan_case(body, mode, solver, time_limit_s, gap, paces)
+                result = plan_case(body, mode, solver, time_limit_s, gap)
                 results.append(result)
                 print(line(result), flush=True)
     return results

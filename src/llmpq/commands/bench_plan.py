@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generation", default="2023", help="kernels: 2023 (default) or today")
     parser.add_argument("--time-limit", type=float, default=30.0, metavar="SECONDS", help="of one plan (default 30)")
     parser.add_argument("--gap", type=float, default=1e-3, help="relative gap to prove (default 1e-3)")
-    parser.add_argument("--paces", action="store_true", help="with the experimental search by windows of paces")
     parser.add_argument("--config", type=Path, default=Path("config"))
     parser.add_argument("--out", type=Path, help="the page to write, for example docs/bench-plan.md (default: none)")
     parser.add_argument("--json", type=Path, help="append one JSON line per result to this file")
@@ -34,12 +33,11 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"unknown mode '{mode}'; modes are {', '.join(MODES)}")
     before = machine()
     print(before)
-    results = bench(args.config, rows, modes, solvers, args.generation, args.time_limit, args.gap, args.paces)
+    results = bench(args.config, rows, modes, solvers, args.generation, args.time_limit, args.gap)
     print("\n".join(summary(results, args.gap)))
     if args.json:
         append_json(args.json, results)
     if args.out:
-        search = ", windows of paces" if args.paces else ""
-        settings = f"kernels '{args.generation}', time limit {args.time_limit:g} s, gap {100 * args.gap:g} %{search}"
+        settings = f"kernels '{args.generation}', time limit {args.time_limit:g} s, gap {100 * args.gap:g} %"
         write_page(args.out, results, settings, before, args.gap)
     return 0
