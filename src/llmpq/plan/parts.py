@@ -14,7 +14,7 @@ from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.problem import PHASES, Device, Problem
 from llmpq.plan.problem import Part as Tables
 from llmpq.plan.routes import Routes
-from llmpq.plan.stage_configs import StageConfigs, preferences, run_omega, stage_configs, undominated
+from llmpq.plan.stage_configs import StageConfigs, preferences, run_omega, stage_configs, wanted_bytes
 
 FIRST, MIDDLE, LAST, LONE = range(4)
 Mask = npt.NDArray[np.bool_]
@@ -82,7 +82,7 @@ class PartMaker:
         ]
         self.configs: list[StageConfigs] = []
         self.damage: list[Floats] = []
-        self.undominated: dict[tuple, Counts] = {}
+        self.wanted: dict[tuple[int, tuple[tuple[int, int], ...]], Floats] = {}
         self.usable = (problem.layers + 1) ** len(problem.options) < 2**62 and self._list()
 
     def _list(self) -> bool:
@@ -131,10 +131,9 @@ class PartMaker:
         for number, names in enumerate(ends):
             extra = self._of_ends(device, names, role)
             room = device.memory_bytes - self._workspace(c, batches) - self._end_bytes(device, names, role)
-            key = (c, room, preferred)
-            if key not in self.undominated:
-                self.undominated[key] = undominated(configs, self.bytes[c], room, preferred)
-            rows = self.undominated[key]
+            if (c, preferred) not in self.wanted:
+                self.wanted[c, preferred] = wanted_bytes(configs, self.bytes[c], preferred)
+            rows = np.flatnonzero((configs.bytes <= room) & (room < self.wanted[c, preferred]))
             counts, times = configs.counts[rows].astype(float), []
             for phase in PHASES:
                 fixed = self._fixed(device, extra, batches, phase)

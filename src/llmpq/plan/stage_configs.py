@@ -64,16 +64,17 @@ def preferences(available: npt.NDArray[np.bool_], times: Sequence[Floats], omega
     return tuple((b, c) for b in offered for c in offered if better(b, c))
 
 
-def undominated(configs: StageConfigs, layer_bytes: Counts, capacity: int, preferred: Sequence[tuple[int, int]]) -> Counts:
-    """Rows of ``configs`` within ``capacity`` in which no layer could change to a preferred option for lack of memory.
+def wanted_bytes(configs: StageConfigs, layer_bytes: Counts, preferred: Sequence[tuple[int, int]]) -> Floats:
+    """From how many bytes of memory on [M] some layer of a configuration could change to a preferred option; inf where none would.
 
-    Some best plan uses these alone: a change to a preferred option that fits leaves every pace, sum and damage no larger, and since
-    preference is a strict order, such changes come to an end.
+    So a configuration is worth a look only in memory of at least its ``bytes`` and less than this: some best plan uses such configurations
+    alone, since a change to a preferred option that fits leaves every pace, sum and damage no larger, and, preference being a strict order,
+    such changes come to an end.
     """
-    keep = configs.bytes <= capacity
+    more = np.full(len(configs.size), np.inf)
     for b, c in preferred:
-        keep &= ~((configs.counts[:, b] > 0) & (configs.bytes + layer_bytes[c] - layer_bytes[b] <= capacity))
-    return np.flatnonzero(keep)
+        more = np.minimum(more, np.where(configs.counts[:, b] > 0, float(layer_bytes[c] - layer_bytes[b]), np.inf))
+    return configs.bytes + more
 
 
 def run_omega(configs: StageConfigs, omega: Floats, rows: Counts) -> Floats:

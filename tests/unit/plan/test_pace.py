@@ -16,7 +16,7 @@ from llmpq.plan.pace_prune import pruned
 from llmpq.plan.parts import PartMaker
 from llmpq.plan.problem import Problem
 from llmpq.plan.routes import Routes
-from llmpq.plan.stage_configs import preferences, run_omega, stage_configs, undominated
+from llmpq.plan.stage_configs import preferences, run_omega, stage_configs, wanted_bytes
 
 SHARES = (0.0, 0.4, 1.0)
 SEEDS = range(80)
@@ -141,7 +141,7 @@ def test_damage_of_a_run_and_what_may_be_left_out(seed: int) -> None:
         each = np.repeat(np.arange(options), configs.counts[row])
         ways = set(itertools.permutations(each.tolist())) if start + len(each) <= layers else set()
         assert damage[row, start] == min((sum(omega[start + k, b] for k, b in enumerate(way)) for way in ways), default=math.inf)
-    kept = undominated(configs, sizes, capacity, preferences(available, times, omega))
+    kept = np.flatnonzero(capacity < wanted_bytes(configs, sizes, preferences(available, times, omega)))
     figures = np.column_stack([configs.size, -configs.size, *(configs.counts @ each for each in times), np.nan_to_num(damage, posinf=1e9)])
     assert all((figures[kept] <= figures[row]).all(axis=1).any() for row in rows)
 
