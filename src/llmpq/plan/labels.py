@@ -14,7 +14,7 @@ from llmpq.plan.pace import Node, Pace, Prices, Route
 from llmpq.plan.parts import FIRST, LAST, LONE, MIDDLE, Part
 
 # More labels than this are given up, and as many of one place are compared with each other.
-MOST_LABELS, MOST_COMPARED = 40_000, 600
+MOST_LABELS, MOST_COMPARED = 6_000, 600
 # Weights of a budget and shares of the round trip tried for completions besides the node's own.
 _WEIGHTS, _SHARES = (0.6, 1.6, 8.0), (0.0, 1.0)
 _ROUNDING = 1e-12

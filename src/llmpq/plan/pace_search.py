@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmpq.plan.ascent import ascend
 from llmpq.plan.bound import Relaxation
-from llmpq.plan.candidate import Floats, build
+from llmpq.plan.candidate import build
 from llmpq.plan.labels import Labels, TooManyError
 from llmpq.plan.microbatch import MicroBatches
+from llmpq.plan.multipliers import Multipliers
 from llmpq.plan.pace import Node, Pace, Route, Window
 from llmpq.plan.pace_prune import pruned
 from llmpq.plan.parts import PartMaker
@@ -99,52 +99,15 @@ class PaceSearch:
 
     def priced(self, node: Node, steps: int) -> tuple[float, Node, Route | None]:
         """The best bound found over multipliers, the node with those and without rows that cannot win, and its path."""
-        pace, budgeted = self.pace, self.problem.quality_budget is not None
-        known: dict[tuple[float, float], tuple] = {}
-
-        def at(share: float, weight: float) -> tuple:
-            if (share, weight) not in known:
-                trial = replace(node, trip_share=share, weight=weight)
-                prices = pace.prices(trial)
-                to_go = pace.to_go(prices)
-                known[share, weight] = (*pace.bound_from(trial, prices, to_go), trial, prices, to_go)
-                route = known[share, weight][1]
-                if route is not None and (pace.allowed is None or route.omega <= pace.allowed):
-                    self.offer(node.batches, route)
-            return known[share, weight]
-
-        def slope(route: Route, trial: Node) -> tuple[float, float]:
-            trip = pace.decoding * pace.rounds * (route.trip - trial.window.busy_from)
-            return trip, (route.omega - pace.allowed if pace.allowed is not None else 0.0)
-
-        best = at(node.trip_share, node.weight)
-        if best[1] is not None and best[0] < self.cutoff():
-            trip, _ = slope(best[1], best[2])
-            share = node.trip_share
-            idle = (trip >= 0 and share == 1.0) or (trip <= 0 and share == 0.0)
-            if not idle or budgeted:
-                scale = max(node.weight, 1.0)
-
-                def evaluate(point: Floats) -> tuple[float, Floats]:
-                    found = at(float(np.clip(point[0], 0.0, 1.0)), float(point[1]) * scale if budgeted else node.weight)
-                    if found[1] is None:
-                        return found[0], np.zeros(2)
-                    trip, over = slope(found[1], found[2])
-                    return found[0], np.array([trip, over * scale if budgeted else 0.0])
-
-                start = np.array([share, node.weight / scale])
-                radius = np.array([1.0, 2.0 if budgeted else 0.0])
-                highest = np.array([1.0, np.inf])
-                ascend(evaluate, start, radius, np.zeros(2), highest, steps, self.cutoff())
-                best = max(known.values(), key=lambda item: item[0])
-        bound, route, trial, prices, to_go = best
-        if route is None or bound >= self.cutoff():
-            return bound, trial, route
-        if math.isfinite(self.cutoff()):
-            trial = pruned(pace, trial, prices, to_go, self.cutoff())
-            for other, _, priced, _, _ in list(known.values()):
-                trial = self.narrowed(trial, priced, other)
-        return bound, trial, route
+        tries = Multipliers(self.pace, node, lambda route: self.offer(node.batches, route), self.cutoff())
+        tries.climb(steps, first=steps == FIRST_STEPS)
+        best, limit = tries.best, self.cutoff()
+        if best.route is None or best.bound >= limit or not math.isfinite(limit):
+            return best.bound, best.node, best.route
+        left = pruned(self.pace, best.node, best.prices, best.to_go, limit)
+        for tried in tries.tried.values():
+            left = self.narrowed(left, tried.node, tried.bound)
+        return best.bound, left, best.route
 
     def narrowed(self, node: Node, priced: Node, bound: float) -> Node:
         """The window without paces so slow that they lift ``bound``, that of ``priced``, to the cutoff."""

@@ -3,13 +3,13 @@
 Everything of a stage but its neighbours is in its row: layers, embedding or head with their option, overhead, a blocking send.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from llmpq.plan.candidate import Counts, Floats, kept_head_bytes
+from llmpq.plan.candidate import Counts, Floats, kept_head_bytes, two
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.problem import PHASES, Device, Problem
 from llmpq.plan.problem import Part as Tables
@@ -206,11 +206,3 @@ class PartMaker:
     def return_ms(self, last: int, first: int, batches: MicroBatches) -> float:
         pair = self.routes.pair(last, first)
         return 0.0 if pair is None else self.problem.links[pair].ms(batches.eta * self.problem.token_bytes)
-
-
-def two(table: Mapping[int, float], sizes: Iterable[int]) -> tuple[float, float]:
-    """(time of the largest micro-batch, of all the others together) from times by size."""
-    sizes = list(sizes)
-    largest = max(sizes)
-    sizes.remove(largest)
-    return table[largest], float(sum(table[size] for size in sizes))
