@@ -29,10 +29,13 @@ class Tried:
 
 
 class Multipliers:
-    """Tries multipliers for one node; ``offer`` takes the plans met that keep the budget, ``cutoff`` is what a bound must reach."""
+    """Tries multipliers for one node; ``offer`` takes the plans met that keep the budget, ``cutoff`` is what a bound must reach.
 
-    def __init__(self, pace: Pace, node: Node, offer: Callable[[Route], None], cutoff: float) -> None:
-        self.pace, self.node, self.offer, self.cutoff = pace, node, offer, cutoff
+    ``late`` tells when no more than the one evaluation that a bound needs should be made.
+    """
+
+    def __init__(self, pace: Pace, node: Node, offer: Callable[[Route], None], cutoff: float, late: Callable[[], bool]) -> None:
+        self.pace, self.node, self.offer, self.cutoff, self.no_time = pace, node, offer, cutoff, late
         self.tried: dict[tuple[float, float], Tried] = {}
 
     @property
@@ -66,7 +69,7 @@ class Multipliers:
         start = self.at(self.node.trip_share, self.node.weight)
         if self.pace.allowed is not None:
             start = self.heavier(start, first)
-        if not self.open(start) or start.route is None:
+        if not self.open(start) or start.route is None or self.no_time():
             return
         late, share, weight = self.late(start.route), start.node.trip_share, start.node.weight
         if self.pace.allowed is None and ((late >= 0 and share == 1.0) or (late <= 0 and share == 0.0)):
@@ -75,6 +78,8 @@ class Multipliers:
         budgeted = float(self.pace.allowed is not None)
 
         def evaluate(point: Floats) -> tuple[float, Floats]:
+            if self.no_time():
+                return np.inf, np.zeros(2)  # ends the ascent
             found = self.at(float(np.clip(point[0], 0.0, 1.0)), float(point[1]) * scale if budgeted else weight)
             if found.route is None:
                 return found.bound, np.zeros(2)
@@ -86,7 +91,13 @@ class Multipliers:
     def heavier(self, tried: Tried, first: bool) -> Tried:
         """The best of the weights from ``tried`` up, as long as the bound grows; at first up to one whose path keeps the budget."""
         best = tried
-        while self.open(tried) and tried.route is not None and self.over(tried.route) > 0 and tried.node.weight < HEAVIEST:
+        while (
+            self.open(tried)
+            and not self.no_time()
+            and tried.route is not None
+            and self.over(tried.route) > 0
+            and tried.node.weight < HEAVIEST
+        ):
             tried = self.at(tried.node.trip_share, max(tried.node.weight, 1.0) * HEAVIER)
             if tried.bound < best.bound and not first:
                 break

@@ -62,6 +62,10 @@ class PaceSearch:
         parts = self.pace.maker.all()
         self.weight = self.first_weight()
         for batches in self.problem.micro_batches:
+            if self.over():  # nothing is proved of the choices that were not looked at
+                self.proven = 0.0
+                self.left.add(batches)
+                continue
             node = Node(batches, parts[batches], Window(), float(len(batches.decode) == 1), self.weight)
             if self.pace.allowed is None or self.pace.least_omega(node) <= self.pace.allowed:
                 self.push(node, 0.0, FIRST_STEPS)
@@ -70,7 +74,7 @@ class PaceSearch:
             assert route is not None
             for child in self.cut(node, route):
                 self.push(child, bound, STEPS)
-        self.left = {node.batches for bound, _, node, _ in self.heap if bound < self.cutoff()}
+        self.left |= {node.batches for bound, _, node, _ in self.heap if bound < self.cutoff()}
         return min(self.proven, self.heap[0][0] if self.heap else math.inf)
 
     def first_weight(self) -> float:
@@ -99,7 +103,7 @@ class PaceSearch:
 
     def priced(self, node: Node, steps: int) -> tuple[float, Node, Route | None]:
         """The best bound found over multipliers, the node with those and without rows that cannot win, and its path."""
-        tries = Multipliers(self.pace, node, lambda route: self.offer(node.batches, route), self.cutoff())
+        tries = Multipliers(self.pace, node, lambda route: self.offer(node.batches, route), self.cutoff(), self.over)
         tries.climb(steps, first=steps == FIRST_STEPS)
         best, limit = tries.best, self.cutoff()
         if best.route is None or best.bound >= limit or not math.isfinite(limit):
