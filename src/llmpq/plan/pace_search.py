@@ -62,12 +62,13 @@ class PaceSearch:
         parts = self.pace.maker.all()
         self.weight = self.first_weight()
         for batches in self.problem.micro_batches:
+            node = Node(batches, parts[batches], Window(), float(len(batches.decode) == 1), self.weight)
+            if not self.possible(node):
+                continue
             if self.over():  # nothing is proved of the choices that were not looked at
                 self.proven = 0.0
                 self.left.add(batches)
-                continue
-            node = Node(batches, parts[batches], Window(), float(len(batches.decode) == 1), self.weight)
-            if self.pace.allowed is None or self.pace.least_omega(node) <= self.pace.allowed:
+            else:
                 self.push(node, 0.0, FIRST_STEPS)
         while self.heap and self.heap[0][0] < min(self.cutoff(), self.proven) and not self.over():
             bound, _, node, route = heapq.heappop(self.heap)
@@ -76,6 +77,13 @@ class PaceSearch:
                 self.push(child, bound, STEPS)
         self.left |= {node.batches for bound, _, node, _ in self.heap if bound < self.cutoff()}
         return min(self.proven, self.heap[0][0] if self.heap else math.inf)
+
+    def possible(self, node: Node) -> bool:
+        """Whether there is a plan at all that fits in memory and keeps the budget (asked of a budget, and where time is over)."""
+        if self.pace.allowed is None and not self.over():
+            return True
+        least = self.pace.least_omega(node)
+        return math.isfinite(least) and (self.pace.allowed is None or least <= self.pace.allowed)
 
     def first_weight(self) -> float:
         """theta, or for a budget the price of damage in the linear relaxation of one order of all devices."""
