@@ -13,13 +13,13 @@ _COUNTS = ("enumerated", "pruned", "solved")
 
 
 def plan_case(
-    body: Mapping[str, Any], strategy: str, solver: str, time_limit_s: float, gap: float, *, paces: bool = False, order_gap: bool = False
+    body: Mapping[str, Any], strategy: str, solver: str, time_limit_s: float, gap: float, *, order_gap: bool = False
 ) -> dict[str, Any]:
     """Plan one problem and measure it: the measured fields of a Record.
 
     ``order_gap``: afterwards, and not timed, the program of the plan's own order and micro-batches is solved for ORDER_LIMIT_S at most.
     """
-    options = {"solver": solver, "time_limit": time_limit_s, "gap": gap, **({"paces": True} if paces else {})}
+    options = {"solver": solver, "time_limit": time_limit_s, "gap": gap}
     found: dict[str, Any] = in_fresh_process(f"planning {body['name']} ({strategy})", _planned, dict(body), strategy, options, order_gap)
     return found
 

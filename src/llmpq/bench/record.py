@@ -47,7 +47,6 @@ class Record:
     load: float
     generation: str
     problem: str
-    search: str
     time_limit_s: float
     gap_requested: float
     case: str
@@ -75,7 +74,7 @@ class Record:
     @property
     def settings(self) -> tuple[Any, ...]:
         """What would be measured again in vain: the same thing, the same planner, problem and limits."""
-        return (*self.key, self.code, self.problem, self.search, self.time_limit_s, self.gap_requested)
+        return (*self.key, self.code, self.problem, self.time_limit_s, self.gap_requested)
 
 
 def append(path: Path, record: Record) -> None:

@@ -34,7 +34,6 @@ class Settings:
     gap: float = 1e-3
     draws: int = 20
     seed: int = 0
-    paces: bool = False
     again: bool = False
 
 
@@ -74,7 +73,6 @@ def _wanted(config: Path, settings: Settings) -> Iterator[tuple[dict[str, Any], 
                             "code": code,
                             "generation": settings.generation,
                             "problem": artifacts.body_digest(body)[:16],
-                            "search": "paces" if settings.paces else "",
                             "time_limit_s": _limit(settings, row, solver),
                             "gap_requested": settings.gap,
                             "case": body["name"],
@@ -93,7 +91,7 @@ def _limit(settings: Settings, row: str, solver: str) -> float:
 
 
 def _settings_of(known: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("kind", "case", "mode", "solver", "seed", "draw", "code", "problem", "search", "time_limit_s", "gap_requested")
+    names = ("kind", "case", "mode", "solver", "seed", "draw", "code", "problem", "time_limit_s", "gap_requested")
     return tuple(known[name] for name in names)
 
 
@@ -103,7 +101,7 @@ def _measured(body: dict[str, Any], known: dict[str, Any], settings: Settings) -
         return textbook.solve_drawn(body, solver, limit, gap, known["draw"], known["seed"])
     if settings.kind == "transfer":
         return plan_case(body, "llmpq-transfer", "highs", limit, gap)
-    return plan_case(body, "llmpq", solver, limit, gap, paces=settings.paces, order_gap=len(body["devices"]) >= 16)
+    return plan_case(body, "llmpq", solver, limit, gap, order_gap=len(body["devices"]) >= 16)
 
 
 def line(found: Record) -> str:

@@ -31,8 +31,7 @@ def percent(value: float | None, digits: int = 3) -> str:
 
 def origin(record: Record) -> list[str]:
     """Load, date and revision of a row."""
-    search = f" ({record.search})" if record.search else ""
-    return [f"{record.load:.1f}", record.date[:10], record.revision + search]
+    return [f"{record.load:.1f}", record.date[:10], record.revision]
 
 
 def proved(record: Record, gap: float = cases.PROVED_GAP) -> bool:
@@ -63,8 +62,6 @@ def planning(records: Sequence[Record]) -> list[str]:
         "revision",
     ]
     note = "Times include the baselines that a plan is compared with."
-    searches = sorted({record.search for record in own if record.search})
-    note += f" In brackets behind a revision: a search other than the default ({', '.join(searches)})." if searches else ""
     return [note, "", *sentences, "", *table(head, map(_planned, own))]
 
 

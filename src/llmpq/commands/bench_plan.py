@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gap", type=float, default=1e-3, help="relative gap to prove (default 1e-3)")
     parser.add_argument("--draws", type=int, default=20, metavar="N", help="textbook: candidates per cluster (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="textbook: of the draw")
-    parser.add_argument("--paces", action="store_true", help="with the experimental search by windows of paces")
     parser.add_argument("--again", action="store_true", help="measure what is stored already, too")
     parser.add_argument("--render-only", action="store_true", help="measure nothing, write the page from the stored results")
     parser.add_argument("--config", type=Path, default=Path("config"))
@@ -87,7 +86,6 @@ def _settings(args: argparse.Namespace) -> "Settings":
         gap=args.gap,
         draws=args.draws,
         seed=args.seed,
-        paces=args.paces,
         again=args.again,
     )
 

@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", type=float, default=120.0, metavar="SECONDS", help="best plan so far after that (default 120)")
     parser.add_argument("--gap", type=float, default=1e-4, help="relative gap to prove (default 1e-4)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--paces", action="store_true", help="experimental: also bound by windows of paces (large, tight clusters)")
     add_objective_arguments(parser)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "strategies:\n" + "\n".join(f"  {name:<20}{strategy.summary}" for name, strategy in STRATEGIES.items())
@@ -56,7 +55,6 @@ def write_plan(
     time_limit: float = 120.0,
     gap: float = 1e-4,
     seed: int = 0,
-    paces: bool = False,
     objective: Mapping[str, float] | None = None,
     experiment: str | None = None,
     keep_infeasible: bool = False,
@@ -74,7 +72,7 @@ def write_plan(
 
     problem = read_problem(problem_path, objective)
     try:
-        body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed, paces=paces, path=str(problem_path))
+        body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed, path=str(problem_path))
     except InfeasibleError as error:
         if not keep_infeasible or strategy == "llmpq":
             raise
@@ -99,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
         time_limit=args.time_limit,
         gap=args.gap,
         seed=args.seed,
-        paces=args.paces,
         objective=objective_argument(args),
     )
     print(summary(document))

@@ -18,12 +18,18 @@ HOPELESS = 0.75
 
 
 def ascend(
-    evaluate: Callable[[Floats], tuple[float, Floats]], start: Floats, radius: Floats, lowest: Floats, steps: int, target: float
+    evaluate: Callable[[Floats], tuple[float, Floats]],
+    start: Floats,
+    radius: Floats,
+    lowest: Floats,
+    highest: Floats,
+    steps: int,
+    target: float,
 ) -> tuple[float, Floats]:
     """(best value, where) of ``evaluate`` (value and slope [n]) after at most ``steps`` evaluations; less once ``target`` is reached.
 
-    ``radius`` [n] is the box's half width, ``lowest`` [n] the least value allowed. Also ends where no prices can reach ``target`` soon:
-    the model's own maximum is below it and little above the best.
+    ``radius`` [n] is the box's half width, ``lowest`` and ``highest`` [n] the values allowed. Also ends where no prices can reach
+    ``target`` soon: the model's own maximum is below it and little above the best.
     """
     best, where, point, model = -np.inf, start, start, _Model(len(start))
     for step in range(steps):
@@ -33,7 +39,7 @@ def ascend(
         if best >= target or not np.isfinite(value) or step == steps - 1:
             break
         model.cut(slope, value - float(slope @ point))
-        found = model.best(np.maximum(where - radius, lowest), where + radius)
+        found = model.best(np.maximum(where - radius, lowest), np.minimum(where + radius, highest))
         if found is None or found[0] - best < ENOUGH * abs(best) or found[0] < HOPELESS * target:
             break
         point = found[1]

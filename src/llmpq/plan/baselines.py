@@ -19,10 +19,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from llmpq.plan.assign import assign
+from llmpq.plan.bound import Relaxation
 from llmpq.plan.candidate import Assignment, Candidate, objective_ms, within_budget
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import balanced
 from llmpq.plan.problem import Problem
+
+# A bound, a sum of doubles, must be above by more than this (relative) to rule a plan out.
+_ROUNDING = 1e-9
 
 Cut = Callable[[Candidate, int, int, int], tuple[int, ...] | None]
 
@@ -44,8 +48,21 @@ def adabits(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
 
 def least_damage(problem: Problem, candidates: list[Candidate], tables: LeastOmega) -> Assignment | None:
     """``adabits`` with tables that are there already."""
-    plans = ((candidate, tables.best(candidate)) for candidate in candidates)
-    return best_plan(problem, ((candidate, assign_counts(problem, candidate, *found)) for candidate, found in plans if found is not None))
+    relaxation = Relaxation(problem)
+    bounds = [relaxation.evaluate(candidate, relaxation.trivial(candidate)) for candidate in candidates]
+    best, worth = None, (True, np.inf, ())
+    for place in np.argsort(bounds, kind="stable").tolist():
+        candidate = candidates[place]
+        # No plan of the candidate is as good as the best so far: its bound is above, or its least damage breaks the budget.
+        if not worth[0] and bounds[place] > worth[1] * (1 + _ROUNDING):
+            break
+        least = tables.least(candidate)
+        found = None if not np.isfinite(least) or (not within_budget(problem, least) and not worth[0]) else tables.best(candidate)
+        if found is not None:
+            plan = assign_counts(problem, candidate, *found)
+            own = (not within_budget(problem, plan.omega_sum(problem)), objective_ms(problem, candidate, plan), plan.key())
+            best, worth = (plan, own) if best is None or own < worth else (best, worth)
+    return best
 
 
 def even(problem: Problem, candidates: list[Candidate]) -> Assignment | None:

@@ -6,7 +6,7 @@ end options of the embedding on the first stage and the head on the last.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from llmpq.plan.makespan import Makespan, makespan
 from llmpq.plan.microbatch import MicroBatches
-from llmpq.plan.problem import ENDS, PHASES, Device, Part, Problem
+from llmpq.plan.problem import ENDS, PHASES, Device, Problem
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -150,41 +150,56 @@ def kept_head_bytes(problem: Problem, stages: int, pair: tuple[str, str], embedd
 
 
 def _phase_times(problem: Problem, order: Sequence[int], batches: MicroBatches, phase: str) -> PhaseTimes:
-    devices = [problem.devices[index] for index in order]
-    sizes = list(batches.sizes(phase))
-    largest = max(sizes)
-    rest = list(sizes)
-    rest.remove(largest)
-
-    def both(part: Part) -> tuple[float, float]:
-        table = part.ms[phase]
-        return table[largest], sum(table[size] for size in rest)
-
-    layer = np.zeros((2, len(order), len(problem.options)))
-    fixed = np.zeros((2, len(order)))
-    for j, device in enumerate(devices):
-        for b, option in enumerate(problem.options):
-            if option in device.options:
-                layer[:, j, b] = both(device.options[option])
-        overhead = device.overhead_ms[phase]
-        fixed[:, j] = overhead, overhead * len(rest)
-    pairs = list(itertools.product(devices[0].embedding.values(), devices[-1].head.values()))
+    devices = [_device_times(problem, index, batches, phase) for index in order]
+    layer, fixed = np.stack([times for times, _, _, _ in devices], axis=1), np.stack([times for _, times, _, _ in devices], axis=1)
+    pairs = list(itertools.product(devices[0][2], devices[-1][3]))
     ends = np.zeros((2, len(pairs), len(order)))
     for k, (embedding, head) in enumerate(pairs):
-        ends[:, k, 0] += both(embedding)
-        ends[:, k, -1] += both(head)
+        ends[:, k, 0] += embedding
+        ends[:, k, -1] += head
     least = ends.min(axis=1)
-    fixed += least
+    fixed = fixed + least
     ends -= least[:, None, :]
     links = np.zeros((2, len(order) - 1))
-    for j, (a, b) in enumerate(itertools.pairwise(order)):
-        link = problem.links[a, b]
-        links[0, j] = link.ms(problem.payload_bytes(phase, largest))
-        links[1, j] = sum(link.ms(problem.payload_bytes(phase, size)) for size in rest)
+    for j, pair in enumerate(itertools.pairwise(order)):
+        links[:, j] = _link_times(problem, pair, batches, phase)
     if not problem.overlapped_sends:
         fixed[:, :-1] += links
         links = np.zeros((2, 0))
     return PhaseTimes(layer[0], layer[1], fixed[0], fixed[1], ends[0], ends[1], links[0], links[1])
+
+
+def _device_times(problem: Problem, index: int, batches: MicroBatches, phase: str) -> tuple[Floats, Floats, list, list]:
+    """(largest, rest) of a device's layers [2, B], overhead [2], and each of its embeddings and heads."""
+    key = ("device", index, batches, phase)
+    if key not in problem.summed:
+        device, sizes = problem.devices[index], batches.sizes(phase)
+        layer = np.zeros((2, len(problem.options)))
+        for b, option in enumerate(problem.options):
+            if option in device.options:
+                layer[:, b] = two(device.options[option].ms[phase], sizes)
+        overhead = device.overhead_ms[phase]
+        embedding, head = ([two(part.ms[phase], sizes) for part in parts.values()] for parts in (device.embedding, device.head))
+        problem.summed[key] = layer, np.array([overhead, overhead * (len(sizes) - 1)]), embedding, head
+    found: tuple[Floats, Floats, list, list] = problem.summed[key]
+    return found
+
+
+def _link_times(problem: Problem, pair: tuple[int, int], batches: MicroBatches, phase: str) -> tuple[float, float]:
+    key = ("link", pair, batches, phase)
+    if key not in problem.summed:
+        link, sizes = problem.links[pair], batches.sizes(phase)
+        problem.summed[key] = two({size: link.ms(problem.payload_bytes(phase, size)) for size in sizes}, sizes)
+    found: tuple[float, float] = problem.summed[key]
+    return found
+
+
+def two(table: Mapping[int, float], sizes: Iterable[int]) -> tuple[float, float]:
+    """(time of the largest micro-batch, of all the others together) from times by size."""
+    rest = list(sizes)
+    largest = max(rest)
+    rest.remove(largest)
+    return table[largest], float(sum(table[size] for size in rest))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class LeastOmega:
                 self.room[self.kind[device]] = max(self.room.get(self.kind[device], 0), capacity)
         self.fronts: dict[int, dict[tuple[int, int], Front]] = {}
         self.tables: dict[tuple[int, int], tuple[Floats, Counts]] = {}
+        self.tails: dict[tuple[tuple[int, int], ...], Floats] = {}
 
     def best(self, candidate: Candidate) -> tuple[Counts, int] | None:
         """Layers per stage and option [N, B] and the number of the ends with the least Σ omega; None where even the lowest do not fit.
@@ -76,12 +77,17 @@ class LeastOmega:
 
     def _shortest(self, candidate: Candidate, end: int) -> tuple[list[tuple[Floats, Counts]], Floats]:
         layers, stages = self.problem.layers, candidate.stages
-        tables = [self._table(candidate, j, end) for j in range(stages)]
-        # best[j][i]: least Σ omega of layers i.. on stages j.. ; stage j takes layers i..k-1
+        rooms = (candidate.capacity - candidate.end_bytes[end]).tolist()
+        tables = [self._table(candidate, j, room) for j, room in enumerate(rooms)]
+        # best[j][i]: least Σ omega of layers i.. on stages j.. ; stage j takes layers i..k-1. Orders that end alike share it.
         best = np.full((stages + 1, layers + 1), np.inf)
         best[stages, layers] = 0.0
+        tail: tuple[tuple[int, int], ...] = ()
         for j in range(stages - 1, -1, -1):
-            best[j] = (tables[j][0] + best[j + 1][None, :]).min(axis=1)
+            tail = ((self.kind[candidate.order[j]], rooms[j]), *tail)
+            if tail not in self.tails:
+                self.tails[tail] = (tables[j][0] + best[j + 1][None, :]).min(axis=1)
+            best[j] = self.tails[tail]
         return tables, best
 
     def _fastest_tied(
@@ -110,9 +116,9 @@ class LeastOmega:
             first = cut[-1][1]
         return float(slowest[0, 0]), cut
 
-    def _table(self, candidate: Candidate, j: int, end: int) -> tuple[Floats, Counts]:
-        """(Σ omega [L+1, L+1], counts [L+1, L+1, B]) of layers a..b-1 on stage j within its capacity; inf where they do not fit."""
-        kind, capacity = self.kind[candidate.order[j]], int(candidate.capacity[j] - candidate.end_bytes[end, j])
+    def _table(self, candidate: Candidate, j: int, capacity: int) -> tuple[Floats, Counts]:
+        """(Σ omega [L+1, L+1], counts [L+1, L+1, B]) of layers a..b-1 on stage j within ``capacity``; inf where they do not fit."""
+        kind = self.kind[candidate.order[j]]
         key = (kind, capacity)
         if key not in self.tables:
             layers, options = self.omega.shape

@@ -24,8 +24,6 @@ from llmpq.plan.why_not import explain_strategy
 TIE = 1e-9
 # Both solvers work to relative tolerances of 1e-7: a gap this far above the one requested is rounding.
 PROOF_TOLERANCE = 1e-6
-# With the search by paces, which lists no candidates itself, baselines get their best order among so many.
-MOST_COMPARED = 3_000
 
 # How the baselines find their plans, for the certificate.
 SOLVED_BY = {"adabits": "dynamic programming", "llmpq-transfer": "local search", "het": "local search"}
@@ -39,17 +37,15 @@ def plan(
     time_limit: float = 120.0,
     gap: float = 1e-4,
     seed: int = 0,
-    paces: bool = False,
     path: str = "problem",
 ) -> dict[str, Any]:
     """Plan ``problem`` (a problem.json document or body) and return the body of plan.json.
 
     ``strategy`` is one of STRATEGIES; ``solver`` (glpk, highs), ``time_limit`` in seconds, the relative ``gap`` to prove and ``seed``
-    concern llmpq alone, as does ``paces``, the experimental search by windows of paces (``search``). When the time is over the best
-    plan known is returned with the gap that is proven. llmpq starts from the baselines' plans, so it is never worse than one of them
-    that keeps the quality budget. The same input gives the same plan (unless the time limit cuts in). ``path`` names the problem in
-    messages. ``predicted.simulated_total_s`` is left null:
-    ``simulate.barrier`` fills it.
+    concern llmpq alone. When the time is over the best plan known is returned with the gap that is proven. llmpq starts from the
+    baselines' plans, so it is never worse than one of them that keeps the quality budget. The same input gives the same plan (unless the
+    time limit cuts in). ``path`` names the problem in messages. ``predicted.simulated_total_s`` is left null: ``simulate.barrier`` fills
+    it.
 
     Raises ConfigError for unknown names, ArtifactError for a bad problem, InfeasibleError where no plan exists (which device lacks how
     many bytes, or how much damage the budget forbids).
@@ -61,7 +57,7 @@ def plan(
     checked = Problem.from_document(problem, path)
     started = time.monotonic()
     if strategy == "llmpq":
-        return _plan_exactly(checked, solver, time_limit, gap, seed, paces, started)
+        return _plan_exactly(checked, solver, time_limit, gap, seed, started)
     candidates = some_candidates(checked, MOST)
     if strategy == "offload":
         return _price_offload(checked, candidates)
@@ -87,13 +83,13 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
     }
 
 
-def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, paces: bool, started: float) -> dict[str, Any]:
+def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, started: float) -> dict[str, Any]:
     _known_solver(solver)
-    candidates = some_candidates(problem, MOST_COMPARED if paces else MOST)
+    candidates = some_candidates(problem, MOST)
     least = LeastOmega(problem, candidates)
     baselines = baseline_plans(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
-    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, paces=paces, least=least, started=started)
+    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, least=least, started=started)
     body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
     priced = offload(problem, candidates)
     if priced is not None:
@@ -111,7 +107,6 @@ def plan_from(
     time_limit: float,
     gap: float,
     seed: int = 0,
-    paces: bool = False,
     least: LeastOmega | None = None,
     started: float | None = None,
 ) -> dict[str, Any]:
@@ -121,9 +116,9 @@ def plan_from(
     """
     started = time.monotonic() if started is None else started
     version = _known_solver(solver)
-    least = LeastOmega(problem, some_candidates(problem, MOST_COMPARED if paces else MOST)) if least is None else least
+    least = LeastOmega(problem, some_candidates(problem, MOST)) if least is None else least
     remaining = max(time_limit - (time.monotonic() - started), 0.0)
-    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, least=least, paces=paces)
+    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, least=least)
     if found.best is None:
         if math.isfinite(found.bound_ms):
             raise LlmpqError(f"no plan found within {time_limit} s, and none ruled out: give the planner more time")

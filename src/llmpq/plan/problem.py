@@ -1,7 +1,7 @@
 """The planning problem: a checked, typed view of problem.json (docs/artifacts.md)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmpq import artifacts
@@ -81,6 +81,8 @@ class Problem:
     theta_ms: float
     quality_budget: float | None
     micro_batches: tuple[MicroBatches, ...]
+    # Times of one choice of micro-batches, summed once (``candidate``).
+    summed: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], path: str = "problem") -> "Problem":

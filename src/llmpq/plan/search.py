@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 
 from llmpq.plan.assign import assign
 from llmpq.plan.bound import Multipliers, Relaxation
-from llmpq.plan.candidate import Assignment, Candidate, Counts, build, objective_ms, within_budget
-from llmpq.plan.cases import Cases
+from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.milp import build_model
 from llmpq.plan.orders import device_orders
-from llmpq.plan.pace import Window
-from llmpq.plan.pace_model import keep_pace
-from llmpq.plan.pace_node import Node
+from llmpq.plan.pace import Route
 from llmpq.plan.pace_search import PaceSearch
+from llmpq.plan.parts import PartMaker
 from llmpq.plan.problem import Problem
+from llmpq.plan.routes import Routes
 from llmpq.plan.solve import SolverError, solve
 
 # Bounds come from sums of doubles: a bound must be better than the incumbent by more than rounding to prune at gap 0.
@@ -30,8 +29,6 @@ SHRINKS = (0.0, 3e-7, 3e-6)
 CUTOFF_SLACK = 3e-6
 # How many sets of multipliers are remembered per device order and per number of stages.
 POOL = 6
-# Up to so many candidates are first looked at one by one, for this share of the time.
-FEW, RELAXATION_SHARE = 5000, 0.3
 # Where configurations cannot be listed: so many candidates are looked at.
 MOST = 20_000
 _CHEAP, _REFRESHED, _RELAXED = range(3)
@@ -101,28 +98,22 @@ class _Search:
             del pool[:-POOL]
         return self.relaxation.evaluate(candidate, prices)
 
-    def solve_candidate(self, candidate: Candidate, window: Window | None = None, seconds: float = math.inf) -> tuple[float, bool]:
-        """Solve one integer program, whole or within a window of paces, for at most ``seconds``; offers its plan.
-
-        Returns the proven bound and whether that is all there is to know (no time limit cut in).
-        """
+    def solve_candidate(self, candidate: Candidate, seconds: float) -> float:
+        """Solve one integer program for at most ``seconds``; offers its plan and returns the proven bound."""
         self.solved.add((candidate.order, candidate.batches))
-        bound, finished, stop = math.inf, True, min(self.deadline, time.monotonic() + seconds)
+        bound, stop = math.inf, min(self.deadline, time.monotonic() + seconds)
         for shrink in SHRINKS:
             cutoff = self.cutoff if math.isfinite(self.objective) else None
             limit = None if cutoff is None else cutoff + CUTOFF_SLACK * abs(cutoff)
             model = build_model(self.problem, candidate, cutoff_ms=limit, shrink=shrink)
-            if window is not None:
-                keep_pace(model, window)
             try:
                 solution = solve(model, self.solver, time_limit_s=stop - time.monotonic(), gap=self.gap, seed=self.seed)
             except SolverError:
                 if self.best is None:
                     raise
                 self.failed += 1
-                return -math.inf, False  # nothing is proven here: the candidate keeps the bound that it came with
+                return -math.inf  # nothing is proven here: the candidate keeps the bound that it came with
             if shrink == 0.0:
-                finished = solution.status in ("optimal", "infeasible")
                 bound = solution.bound if solution.status != "infeasible" else (math.inf if cutoff is None else cutoff)
             if solution.counts is None:
                 break
@@ -131,14 +122,15 @@ class _Search:
             self.offer(candidate, assignment)
             if candidate.fits(solution.counts, solution.end) and within_budget(self.problem, assignment.omega_sum(self.problem)):
                 break
-        return bound, finished
+        return bound
 
-    def offer_counts(self, node: Node, counts: Counts) -> None:
-        """Try a plan met while bounding, unless it cannot be better whatever its omega."""
-        candidate = _candidate(node)
-        if candidate.makespan(counts, node.end).total_ms < self.objective:
-            stages = assign(self.problem, counts)
-            self.offer(candidate, Assignment(candidate.order, candidate.batches, stages, candidate.ends[node.end]))
+    def offer_route(self, routes: Routes, maker: PartMaker, batches: MicroBatches, route: Route) -> None:
+        """Try a plan met while bounding, if it is better."""
+        if route.objective >= self.objective * (1 + ROUNDING):
+            return
+        candidate = build(self.problem, routes.order(route.classes), batches)
+        stages = assign(self.problem, route.counts(maker.configs))
+        self.offer(candidate, Assignment(candidate.order, candidate.batches, stages, route.ends))
 
 
 def search(
@@ -150,55 +142,43 @@ def search(
     seed: int = 0,
     start: Iterable[Assignment] = (),
     least: LeastOmega | None = None,
-    paces: bool = False,
 ) -> SearchResult:
     """Best plan over every device order and micro-batch choice, with a bound proven over all of them.
 
-    ``start`` are known plans, the first incumbents; ``least``, where given, tells at once which candidates have no plan at all. Each
-    candidate gets a certified lower bound (``bound``); those that cannot beat the incumbent by more than the relative ``gap`` are
-    pruned, the rest are solved as integer programs, most promising first. With ``paces`` (experimental: quick on tight clusters, slow to
-    close the last of a gap) what the first part of the time leaves open is bounded by windows of paces (``pace``). Where there are more
-    than MOST candidates only the first orders are looked at, and without ``paces`` nothing is proved.
+    ``start`` are known plans, the first incumbents. Where the ways to fill a stage can be listed, all orders are bounded at once by windows
+    of paces (``pace_search``). Else each candidate gets a certified lower bound (``bound``); those that cannot beat the incumbent by more
+    than the relative ``gap`` are pruned, the rest are solved as integer programs, most promising first; ``least``, where given, tells at
+    once which candidates have no plan at all. Of more than MOST candidates only the first orders are then looked at, nothing is proved.
     """
     run = _Search(problem, solver, time.monotonic() + time_limit_s, gap, seed)
     for assignment in start:
         run.offer(build(problem, assignment.order, assignment.batches), assignment)
-    if not paces:
-        listed, complete = some_candidates(problem, MOST), is_complete(problem, MOST)
-        found = _search_by_relaxation(run, listed, least, run.deadline)
-        return found if complete else replace(found, bound_ms=0.0)
-    cases = Cases(problem)
-    few = cases.order_count() * len(problem.micro_batches) <= FEW
-    if not cases.usable:
-        found = _search_by_relaxation(run, some_candidates(problem, MOST), least, run.deadline)
-        total = cases.order_count() * len(problem.micro_batches)
-        # Where only some orders were looked at, nothing is proved of the others.
-        return found if found.enumerated == total else replace(found, bound_ms=0.0, enumerated=total)
-    known = -math.inf
-    if few:
-        pause = min(run.deadline, time.monotonic() + RELAXATION_SHARE * time_limit_s)
-        found = _search_by_relaxation(run, all_candidates(problem), least, pause)
-        # Ended by itself: all is proved as far as the solver's tolerances allow (GLPK's bounds lie 1e-7 below its optima).
-        if time.monotonic() < pause or time.monotonic() >= run.deadline:
-            return found
-        known = found.bound_ms
-    found = _search_by_pace(run, cases)
-    return replace(found, bound_ms=max(found.bound_ms, known))
+    routes = Routes(problem)
+    maker = PartMaker(problem, routes)
+    if maker.usable:
+        return _search_by_pace(run, routes, maker)
+    listed, complete = some_candidates(problem, MOST), is_complete(problem, MOST)
+    found = _search_by_relaxation(run, listed, least, run.deadline)
+    return found if complete else replace(found, bound_ms=0.0)
 
 
-def _search_by_pace(run: _Search, cases: Cases) -> SearchResult:
-    """Windows of paces, for all orders and micro-batches at once (``pace_search``)."""
-    paces = PaceSearch(run.problem, cases, run.offer_counts, lambda: run.cutoff, lambda: time.monotonic() >= run.deadline)
-    proven = paces.run(lambda node, window, seconds: run.solve_candidate(_candidate(node), window, seconds))
-    enumerated = cases.order_count() * len(run.problem.micro_batches)
+def _search_by_pace(run: _Search, routes: Routes, maker: PartMaker) -> SearchResult:
+    """Windows of paces, for all orders at once (``pace_search``)."""
+
+    def offer(batches: MicroBatches, route: Route) -> None:
+        run.offer_route(routes, maker, batches, route)
+
+    def solve_all(batches: MicroBatches) -> float:
+        candidates = [build(run.problem, order, batches) for order in device_orders(run.problem)]
+        return _search_by_relaxation(run, candidates, None, run.deadline).bound_ms
+
+    paces = PaceSearch(run.problem, routes, maker, offer, lambda: run.cutoff, lambda: time.monotonic() >= run.deadline)
+    proven = paces.run(solve_all)
+    orders = routes.orders()
+    enumerated = orders * len(run.problem.micro_batches)
     bound = min(proven, run.cutoff, run.objective)
-    pruned = max(enumerated - paces.open_candidates() - len(run.solved), 0)
+    pruned = max(enumerated - orders * len(paces.left) - len(run.solved), 0)
     return SearchResult(run.best, run.objective, bound, enumerated, pruned, len(run.solved), run.failed)
-
-
-def _candidate(node: Node) -> Candidate:
-    assert node.candidate is not None
-    return node.candidate
 
 
 def _search_by_relaxation(run: _Search, candidates: list[Candidate], least: LeastOmega | None, pause: float) -> SearchResult:
@@ -215,7 +195,7 @@ def _search_by_relaxation(run: _Search, candidates: list[Candidate], least: Leas
         elif level == _REFRESHED:
             heapq.heappush(heap, (max(bound, run.relaxed_bound(candidates[index])), _RELAXED, index))
         else:
-            proven = min(proven, max(bound, run.solve_candidate(candidates[index], None, pause - time.monotonic())[0]))
+            proven = min(proven, max(bound, run.solve_candidate(candidates[index], pause - time.monotonic())))
     open_bound = heap[0][0] if heap else math.inf
     pruned = sum(bound >= run.cutoff for bound, _, _ in heap)
     bound = min(proven, open_bound, run.objective)

@@ -34,7 +34,7 @@ def test_a_result_is_stored_and_not_measured_again(tmp_path: Path, capsys: pytes
     assert len(record.read(results)) == 2
 
 
-@pytest.mark.parametrize("change", [{"code": "older"}, {"problem": "other"}, {"time_limit_s": 31.0}, {"search": "other"}])
+@pytest.mark.parametrize("change", [{"code": "older"}, {"problem": "other"}, {"time_limit_s": 31.0}])
 def test_a_stored_line_of_another_planner_problem_or_limit_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:

@@ -54,6 +54,21 @@ def test_campaign_glpk(seed: int) -> None:
     judge(seed, "glpk")
 
 
+@pytest.mark.parametrize("seed", range(0, 120, 4))
+@pytest.mark.parametrize("solver", ["highs", "glpk"])
+def test_programs_find_the_optimum_where_configurations_cannot_be_listed(seed: int, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search by relaxations and integer programs, which larger problems need."""
+    monkeypatch.setattr("llmpq.plan.stage_configs.MOST_CONFIGS", 0)
+    judge(seed, solver)
+
+
+@pytest.mark.parametrize("seed", range(0, 120, 4))
+def test_programs_find_the_optimum_where_labels_are_too_many(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of paces cut down to points, and what is open there solved as programs."""
+    monkeypatch.setattr("llmpq.plan.labels.MOST_LABELS", 0)
+    judge(seed, "highs")
+
+
 def test_the_random_problems_cover_what_they_should() -> None:
     """Otherwise the tests above say less than they seem to."""
     seeds = sorted({*HIGHS, *GLPK})
