@@ -15,7 +15,7 @@ from llmpq.plan.offload import offload, offload_block, sentence
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
-from llmpq.plan.search import MOST, SearchResult, search, some_candidates
+from llmpq.plan.search import MOST, SearchResult, is_complete, search, some_candidates
 from llmpq.plan.solve import SOLVERS, solver_version
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.why_not import explain_strategy
@@ -24,6 +24,9 @@ from llmpq.plan.why_not import explain_strategy
 TIE = 1e-9
 # Both solvers work to relative tolerances of 1e-7: a gap this far above the one requested is rounding.
 PROOF_TOLERANCE = 1e-6
+
+# Where there are more candidates than can be compared, baselines get their best order among so many.
+MOST_COMPARED = 500
 
 # How the baselines find their plans, for the certificate.
 SOLVED_BY = {"adabits": "dynamic programming", "llmpq-transfer": "local search", "het": "local search"}
@@ -85,7 +88,7 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
 
 def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, started: float) -> dict[str, Any]:
     _known_solver(solver)
-    candidates = some_candidates(problem, MOST)
+    candidates = some_candidates(problem, MOST if is_complete(problem, MOST) else MOST_COMPARED)
     least = LeastOmega(problem, candidates)
     baselines = baseline_plans(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
