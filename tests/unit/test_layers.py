@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "indicator": BASE | MODEL,
     "plan": BASE,
     "simulate": BASE | {"plan"},
+    "planning": BASE | {"plan", "simulate"},
     "serve": BASE | MODEL | {"emulation", "processes"},
     "validity": BASE | MODEL | {"evaluate", "text", "report"},
     "evaluate": BASE | MODEL | {"text"},

@@ -43,7 +43,7 @@ rule paper_plan:
         time_limit=60,
         gap=0.001,
         seed=0,
-        code=code_digest("llmpq.commands.plan"),
+        code=code_digest("llmpq.planning"),
     message:
         "Plan {wildcards.row} with kernels of {wildcards.generation}"
     script:

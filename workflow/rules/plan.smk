@@ -55,7 +55,7 @@ rule plan:
         ENVIRONMENT
     params:
         planner=of_experiment("planner", "solver time_limit_s gap seed"),
-        code=code_digest("llmpq.commands.plan", "llmpq.plan.*"),
+        code=code_digest("llmpq.planning", "llmpq.plan.*"),
     message:
         "Plan {wildcards.experiment} with {wildcards.strategy}"
     script:
@@ -76,7 +76,7 @@ rule explain:
         ENVIRONMENT
     params:
         planner=of_experiment("planner", "solver time_limit_s gap seed"),
-        code=code_digest("llmpq.commands.explain", "llmpq.plan.*"),
+        code=code_digest("llmpq.planning", "llmpq.plan.*"),
     message:
         "Explain the plan of {wildcards.experiment}"
     script:
@@ -96,7 +96,7 @@ rule pareto:
         ENVIRONMENT
     params:
         planner=of_experiment("planner", "solver time_limit_s gap seed pareto"),
-        code=code_digest("llmpq.commands.pareto", "llmpq.plan.*"),
+        code=code_digest("llmpq.planning", "llmpq.plan.*"),
     message:
         "Plan {wildcards.experiment} for a series of quality budgets"
     script:

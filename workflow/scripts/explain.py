@@ -1,7 +1,7 @@
 """Explain the plan of an experiment: what binds, what more of anything would buy, why baselines lose."""
 
-from llmpq.commands.explain import write_explanation
 from llmpq.job import job
+from llmpq.planning import write_explanation
 
 with job(snakemake):
     given, settings = snakemake.input, snakemake.params.planner

@@ -1,7 +1,7 @@
 """Plan a row of config/paper.yaml."""
 
-from llmpq.commands.plan import write_plan
 from llmpq.job import job
+from llmpq.planning import write_plan
 
 with job(snakemake):
     settings = snakemake.params

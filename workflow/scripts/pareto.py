@@ -1,7 +1,7 @@
 """The front of speed and quality of an experiment's problem."""
 
-from llmpq.commands.pareto import write_front
 from llmpq.job import job
+from llmpq.planning import write_front
 
 with job(snakemake):
     settings = snakemake.params.planner

@@ -1,7 +1,7 @@
 """Plan an experiment with one strategy."""
 
-from llmpq.commands.plan import write_plan
 from llmpq.job import job
+from llmpq.planning import write_plan
 
 with job(snakemake):
     names, settings = snakemake.wildcards, snakemake.params.planner

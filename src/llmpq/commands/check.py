@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from llmpq.commands.plan import add_objective_arguments, objective_argument, read_problem
+from llmpq.commands.plan import add_objective_arguments, objective_argument
 
 HELP = "check a plan against its problem: contiguity, memory, times, quality, certificate"
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llmpq import artifacts
     from llmpq.plan.check import check
+    from llmpq.planning import read_problem
     from llmpq.simulate.barrier import with_simulated_total
 
     problem = read_problem(args.problem, objective_argument(args))

@@ -1,11 +1,9 @@
 """``llmpq explain``: what binds, what a little more of anything would buy, and why the baselines lose."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from llmpq.commands.plan import add_objective_arguments, objective_argument, read_problem
+from llmpq.commands.plan import add_objective_arguments, objective_argument
 
 HELP = "explain a plan: what binds on each stage, what more memory, speed or bandwidth would buy, why baselines lose"
 
@@ -21,35 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_objective_arguments(parser)
 
 
-def write_explanation(
-    problem_path: str | Path,
-    plan_path: str | Path | None,
-    out: str | Path | None,
-    *,
-    solver: str,
-    time_limit: float,
-    gap: float,
-    seed: int,
-    objective: Mapping[str, float] | None = None,
-    experiment: str | None = None,
-) -> dict[str, Any]:
-    """The stage: read problem.json and plan.json, explain, write explain.json (where ``out`` is given); returns its body."""
-    from llmpq import artifacts
-    from llmpq.plan.explain import explain
-
-    problem = read_problem(problem_path, objective)
-    plan = artifacts.read(plan_path, "plan") if plan_path is not None else None
-    limits: dict[str, Any] = {"solver": solver, "time_limit": time_limit, "gap": gap, "seed": seed}
-    body = explain(problem, plan, **limits, path=str(problem_path))
-    if experiment is not None:
-        body["experiment"] = experiment
-    if out is not None:
-        inputs = [problem_path] if plan_path is None else [problem_path, plan_path]
-        artifacts.write(out, "explain", body, source=problem["source"], inputs=inputs, config={**limits, "objective": objective})
-    return body
-
-
 def run(args: argparse.Namespace) -> int:
+    from llmpq.planning import write_explanation
+
     body = write_explanation(
         args.problem,
         args.plan,

@@ -1,9 +1,7 @@
 """``llmpq pareto``: the front of speed and quality of a problem, every point a plan with its certificate."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 HELP = "the front of speed and quality: the fastest plan for a series of quality budgets, each with its certificate"
 
@@ -21,47 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def write_front(
-    problem_path: str | Path,
-    out: str | Path,
-    *,
-    points: int,
-    memory_factors: Sequence[float],
-    solver: str,
-    time_limit: float,
-    gap: float,
-    seed: int,
-    experiment: str | None = None,
-) -> dict[str, Any]:
-    """The stage: read problem.json, plan every point, write pareto.json; returns the document written."""
-    from llmpq import artifacts
-    from llmpq.plan.pareto import pareto
-
-    problem = artifacts.read(problem_path, "problem")
-    settings = {
-        "points": points,
-        "memory_factors": list(memory_factors),
-        "solver": solver,
-        "time_limit": time_limit,
-        "gap": gap,
-        "seed": seed,
-    }
-    body = pareto(
-        problem,
-        points=points,
-        memory_factors=memory_factors,
-        solver=solver,
-        time_limit=time_limit,
-        gap=gap,
-        seed=seed,
-        path=str(problem_path),
-    )
-    if experiment is not None:
-        body["experiment"] = experiment
-    return artifacts.write(out, "pareto", body, source=problem["source"], inputs=[problem_path], config=settings)
-
-
 def run(args: argparse.Namespace) -> int:
+    from llmpq.planning import write_front
+
     document = write_front(
         args.problem,
         args.out,

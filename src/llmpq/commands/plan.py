@@ -38,57 +38,9 @@ def objective_argument(args: argparse.Namespace) -> dict[str, float] | None:
     return None if args.quality_budget is None else {"quality_budget": args.quality_budget}
 
 
-def read_problem(path: str | Path, objective: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """problem.json, with another objective if one is given."""
-    from llmpq import artifacts
-
-    document = artifacts.read(path, "problem")
-    return document if objective is None else {**document, "objective": dict(objective)}
-
-
-def write_plan(
-    problem_path: str | Path,
-    plan_path: str | Path,
-    strategy: str,
-    *,
-    solver: str = "glpk",
-    time_limit: float = 120.0,
-    gap: float = 1e-4,
-    seed: int = 0,
-    objective: Mapping[str, float] | None = None,
-    experiment: str | None = None,
-    keep_infeasible: bool = False,
-) -> dict[str, Any]:
-    """The stage: read problem.json, plan, simulate and check the plan, write plan.json; returns the document written.
-
-    With ``keep_infeasible`` a strategy other than llmpq that has no plan leaves a plan.json that says why (see ``planless``), so that an
-    experiment goes on without it; else, and for llmpq, InfeasibleError is raised.
-    """
-    from llmpq import artifacts, planless
-    from llmpq.errors import InfeasibleError, LlmpqError
-    from llmpq.plan.check import check
-    from llmpq.plan.planner import plan
-    from llmpq.simulate.barrier import with_simulated_total
-
-    problem = read_problem(problem_path, objective)
-    try:
-        body = plan(problem, strategy, solver=solver, time_limit=time_limit, gap=gap, seed=seed, path=str(problem_path))
-    except InfeasibleError as error:
-        if not keep_infeasible or strategy == "llmpq":
-            raise
-        body = planless.plan_body(problem, strategy, str(error))
-    if planless.reason(body) is None:
-        body = with_simulated_total(problem, body)
-    if experiment is not None:
-        body["experiment"] = experiment
-    faults = check(problem, body)
-    if faults:
-        raise LlmpqError(f"the {strategy} plan for {problem_path} failed its own check, a defect of the planner: {faults[0]}")
-    settings = {"strategy": strategy, "solver": solver, "time_limit": time_limit, "gap": gap, "seed": seed, "objective": objective}
-    return artifacts.write(plan_path, "plan", body, source=problem["source"], inputs=[problem_path], config=settings)
-
-
 def run(args: argparse.Namespace) -> int:
+    from llmpq.planning import write_plan
+
     document = write_plan(
         args.problem,
         args.out,

@@ -54,10 +54,11 @@ class PaceSearch:
         self.weight = problem.theta_ms
         self.evaluations = 0
         self.left: set[MicroBatches] = set()
-        self.solved: set[MicroBatches] = set()
+        self.solved: dict[MicroBatches, float] = {}
 
     def run(self, solve: Callable[[MicroBatches], float]) -> float:
-        """Search; returns the proven bound of all that is left open. ``solve`` bounds a whole choice of micro-batches by programs."""
+        """Search; returns the proven bound of all that is left open. ``solve`` bounds a whole choice of micro-batches by programs
+        (-inf: it did not)."""
         self.solve = solve
         parts = self.pace.maker.all()
         self.weight = self.first_weight()
@@ -73,7 +74,7 @@ class PaceSearch:
         while self.heap and self.heap[0][0] < min(self.cutoff(), self.proven) and not self.over():
             bound, _, node, route = heapq.heappop(self.heap)
             assert route is not None
-            for child in self.cut(node, route):
+            for child in self.cut(node, route, bound):
                 self.push(child, bound, STEPS)
         self.left |= {node.batches for bound, _, node, _ in self.heap if bound < self.cutoff()}
         return min(self.proven, self.heap[0][0] if self.heap else math.inf)
@@ -129,8 +130,8 @@ class PaceSearch:
         busy_to = min(window.busy_to, own.busy_from + room / weight) if weight > 0 else window.busy_to
         return replace(node, window=replace(window, prefill_to=prefill_to, busy_to=busy_to))
 
-    def cut(self, node: Node, route: Route) -> list[Node]:
-        """Two windows that make up the node's own, or none where it is settled otherwise.
+    def cut(self, node: Node, route: Route, bound: float) -> list[Node]:
+        """Two windows that make up the node's own, or none where it is settled otherwise; ``bound`` is the node's.
 
         The path's own paces show what its bound leaves out: the larger part is halved, and what is left small excludes the path.
         """
@@ -142,30 +143,30 @@ class PaceSearch:
             period = max(route.busy, route.trip) - (1 - share) * w.busy_from - share * route.trip
             by_busy = pace.decoding * (pace.rounds * period + drain * (route.busy - w.busy_from))
         if max(by_prefill, by_busy) <= _SLACK * self.cutoff():
-            return self.settle(node, route)
+            return self.settle(node, bound)
         if by_prefill >= by_busy:
             middle = (w.prefill_from + route.prefill_pace) / 2
             return by_prefill_at(node, middle if by_prefill > small else float(np.nextafter(route.prefill_pace, 0.0)))
         return by_busy_at(node, (w.busy_from + route.busy) / 2 if by_busy > small else float(np.nextafter(route.busy, 0.0)))
 
-    def settle(self, node: Node, route: Route) -> list[Node]:
+    def settle(self, node: Node, bound: float) -> list[Node]:
         """A node whose path has the window's least paces, and yet a bound below the cutoff: multipliers leave the gap."""
         try:
             _, found = self.labels.best(node, self.cutoff())
         except TooManyError:
-            return self.split(node)
+            return self.split(node, bound)
         if found is not None:
             self.offer(node.batches, found)
         return []
 
-    def split(self, node: Node) -> list[Node]:
+    def split(self, node: Node, bound: float) -> list[Node]:
         """The window cut at its middle, or the whole choice of micro-batches solved as programs where there is one point left."""
         w = node.window
         by_prefill, by_busy = w.prefill_to - w.prefill_from, self.pace.busy_weight(node) * (w.busy_to - w.busy_from)
         if max(by_prefill, by_busy) <= 0:
             if node.batches not in self.solved:
-                self.solved.add(node.batches)
-                self.proven = min(self.proven, self.solve(node.batches))
+                self.solved[node.batches] = self.solve(node.batches)
+            self.proven = min(self.proven, max(bound, self.solved[node.batches]))
             return []
         if by_prefill >= by_busy:
             return by_prefill_at(node, (w.prefill_from + w.prefill_to) / 2)

@@ -17,7 +17,7 @@ from llmpq.plan.known import assignment_of
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.planner import plan_from
 from llmpq.plan.problem import Problem
-from llmpq.plan.search import all_candidates
+from llmpq.plan.search import compared_candidates
 
 Document = dict[str, Any]
 # Two plans whose times or damages are this close (relative) are the same on that axis.
@@ -69,11 +69,11 @@ def with_budget(document: Mapping[str, Any], budget: float | None) -> Document:
 
 def _front(document: Document, factor: float, points: int, solver: str, limits: Mapping[str, Any]) -> Document:
     free = Problem.from_document(with_budget(document, None))
-    candidates = all_candidates(free)
+    candidates = compared_candidates(free)
     tables = LeastOmega(free, candidates)
     least = min((tables.least(candidate) for candidate in candidates), default=math.inf)
     try:
-        fastest = plan_from(free, [], solver, **limits, least=tables)
+        fastest = plan_from(free, [], solver, **limits)
     except InfeasibleError as error:
         return {"memory_factor": factor, "infeasible": str(error), "points": []}
     known = [assignment_of(free, fastest)]

@@ -15,7 +15,7 @@ from llmpq.plan.offload import offload, offload_block, sentence
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
-from llmpq.plan.search import MOST, SearchResult, is_complete, search, some_candidates
+from llmpq.plan.search import SearchResult, compared_candidates, search
 from llmpq.plan.solve import SOLVERS, solver_version
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.why_not import explain_strategy
@@ -24,9 +24,6 @@ from llmpq.plan.why_not import explain_strategy
 TIE = 1e-9
 # Both solvers work to relative tolerances of 1e-7: a gap this far above the one requested is rounding.
 PROOF_TOLERANCE = 1e-6
-
-# Where there are more candidates than can be compared, baselines get their best order among so many.
-MOST_COMPARED = 500
 
 # How the baselines find their plans, for the certificate.
 SOLVED_BY = {"adabits": "dynamic programming", "llmpq-transfer": "local search", "het": "local search"}
@@ -61,7 +58,7 @@ def plan(
     started = time.monotonic()
     if strategy == "llmpq":
         return _plan_exactly(checked, solver, time_limit, gap, seed, started)
-    candidates = some_candidates(checked, MOST)
+    candidates = [] if strategy == "llmpq-transfer" else compared_candidates(checked)  # transfers choose their own
     if strategy == "offload":
         return _price_offload(checked, candidates)
     assignment = STRATEGIES[strategy].load()(checked, candidates)
@@ -88,11 +85,11 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
 
 def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, started: float) -> dict[str, Any]:
     _known_solver(solver)
-    candidates = some_candidates(problem, MOST if is_complete(problem, MOST) else MOST_COMPARED)
+    candidates = compared_candidates(problem)
     least = LeastOmega(problem, candidates)
     baselines = baseline_plans(problem, candidates, least)
     start = [assignment for assignment in baselines.values() if assignment is not None]
-    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, least=least, started=started)
+    body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, started=started)
     body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
     priced = offload(problem, candidates)
     if priced is not None:
@@ -110,7 +107,6 @@ def plan_from(
     time_limit: float,
     gap: float,
     seed: int = 0,
-    least: LeastOmega | None = None,
     started: float | None = None,
 ) -> dict[str, Any]:
     """The body of plan.json of the exact search from known plans, without baselines; at least as good as every plan of ``start`` that fits.
@@ -119,9 +115,8 @@ def plan_from(
     """
     started = time.monotonic() if started is None else started
     version = _known_solver(solver)
-    least = LeastOmega(problem, some_candidates(problem, MOST)) if least is None else least
     remaining = max(time_limit - (time.monotonic() - started), 0.0)
-    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start, least=least)
+    found = search(problem, solver=solver, time_limit_s=remaining, gap=gap, seed=seed, start=start)
     if found.best is None:
         if math.isfinite(found.bound_ms):
             raise LlmpqError(f"no plan found within {time_limit} s, and none ruled out: give the planner more time")

@@ -29,8 +29,8 @@ SHRINKS = (0.0, 3e-7, 3e-6)
 CUTOFF_SLACK = 3e-6
 # How many sets of multipliers are remembered per device order and per number of stages.
 POOL = 6
-# Where configurations cannot be listed: so many candidates are looked at.
-MOST = 20_000
+# So many candidates (device order and micro-batches) are looked at one by one; of more, baselines are compared over the first few.
+MOST, MOST_COMPARED = 20_000, 500
 _CHEAP, _REFRESHED, _RELAXED = range(3)
 
 
@@ -141,14 +141,13 @@ def search(
     gap: float,
     seed: int = 0,
     start: Iterable[Assignment] = (),
-    least: LeastOmega | None = None,
 ) -> SearchResult:
     """Best plan over every device order and micro-batch choice, with a bound proven over all of them.
 
     ``start`` are known plans, the first incumbents. Where the ways to fill a stage can be listed, all orders are bounded at once by windows
     of paces (``pace_search``). Else each candidate gets a certified lower bound (``bound``); those that cannot beat the incumbent by more
-    than the relative ``gap`` are pruned, the rest are solved as integer programs, most promising first; ``least``, where given, tells at
-    once which candidates have no plan at all. Of more than MOST candidates only the first orders are then looked at, nothing is proved.
+    than the relative ``gap`` are pruned, the rest are solved as integer programs, most promising first. Of more than MOST
+    candidates only the first orders are then looked at, and nothing is proved.
     """
     run = _Search(problem, solver, time.monotonic() + time_limit_s, gap, seed)
     for assignment in start:
@@ -158,7 +157,7 @@ def search(
     if maker.usable:
         return _search_by_pace(run, routes, maker)
     listed, complete = some_candidates(problem, MOST), is_complete(problem, MOST)
-    found = _search_by_relaxation(run, listed, least, run.deadline)
+    found = _search_by_relaxation(run, listed, LeastOmega(problem, listed), run.deadline)
     return found if complete else replace(found, bound_ms=0.0)
 
 
@@ -169,6 +168,8 @@ def _search_by_pace(run: _Search, routes: Routes, maker: PartMaker) -> SearchRes
         run.offer_route(routes, maker, batches, route)
 
     def solve_all(batches: MicroBatches) -> float:
+        if not is_complete(run.problem, MOST):
+            return -math.inf
         candidates = [build(run.problem, order, batches) for order in device_orders(run.problem)]
         return _search_by_relaxation(run, candidates, None, run.deadline).bound_ms
 
@@ -202,13 +203,13 @@ def _search_by_relaxation(run: _Search, candidates: list[Candidate], least: Leas
     return SearchResult(run.best, run.objective, bound, len(candidates), pruned, len(run.solved), run.failed)
 
 
-def all_candidates(problem: Problem) -> list[Candidate]:
-    """Every distinct device order with every choice of micro-batches."""
-    return [build(problem, order, batches) for order in device_orders(problem) for batches in problem.micro_batches]
+def compared_candidates(problem: Problem) -> list[Candidate]:
+    """What the baselines are chosen from: every device order with every choice of micro-batches, or some where those are too many."""
+    return some_candidates(problem, MOST if is_complete(problem, MOST) else MOST_COMPARED)
 
 
 def some_candidates(problem: Problem, most: int) -> list[Candidate]:
-    """``all_candidates`` where there are at most about ``most``, else those of the first orders (longest first)."""
+    """Every distinct device order with every choice of micro-batches, or, of more than about ``most``, the first orders (longest first)."""
     orders = itertools.islice(device_orders(problem), _most_orders(problem, most))
     return [build(problem, order, batches) for order in orders for batches in problem.micro_batches]
 

@@ -38,6 +38,6 @@ def _explain_offload(problem: Problem) -> str:
 
 
 def _has_plan(problem: Problem, strategy: str) -> bool:
-    from llmpq.plan.search import all_candidates
+    from llmpq.plan.search import compared_candidates
 
-    return STRATEGIES[strategy].load()(problem, all_candidates(problem)) is not None
+    return STRATEGIES[strategy].load()(problem, compared_candidates(problem)) is not None

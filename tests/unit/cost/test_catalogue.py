@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmpq.commands.plan import write_plan
 from llmpq.cost import stand_in
 from llmpq.cost.catalogue import Peak, Roofline, Shape, kv_layer_bytes, layer_bytes, mean_absolute_error
 from llmpq.cost.kernels import GENERATIONS
 from llmpq.cost.paper import paper_problem, paper_rows, write_paper_problem
 from llmpq.errors import ConfigError
 from llmpq.plan.problem import Problem
+from llmpq.planning import write_plan
 
 CONFIG = Path(__file__).parents[3] / "config"
 OPT_30B = Shape(48, 7168, 28672, False, 56, 56, 50272, 2050, True)

@@ -8,10 +8,10 @@ import pytest
 from plan_instances import cluster_problem, every_decision, random_problem
 
 from llmpq import artifacts
-from llmpq.commands.pareto import write_front
 from llmpq.errors import ConfigError, InfeasibleError
 from llmpq.plan.check import check
 from llmpq.plan.pareto import pareto, scaled, with_budget
+from llmpq.planning import write_front
 
 EXACT = {"solver": "highs", "gap": 0.0}
 

@@ -127,7 +127,7 @@ def test_bounds_hold_for_any_multipliers(seed: int) -> None:
     problem, draw = Problem.from_document(document), random.Random(seed)
     relaxation = Relaxation(problem)
     lowest = float("inf")
-    for candidate in search_module.all_candidates(problem):
+    for candidate in search_module.compared_candidates(problem):
         if not (candidate.capacity > 0).all():
             continue
         prices = relaxation.solve(candidate)

@@ -12,13 +12,13 @@ import pytest
 from plan_instances import random_problem, rich_problem
 
 from llmpq import artifacts
-from llmpq.commands.plan import write_plan
 from llmpq.errors import ArtifactError, LlmpqError
 from llmpq.plan.microbatch import MicroBatches, balanced, candidates, default_sizes, needed_sizes
 from llmpq.plan.orders import device_orders
 from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
 from llmpq.plan.strategies import STRATEGIES
+from llmpq.planning import write_plan
 
 PROBLEM_FILE = Path(__file__).parents[2] / "lp" / "problem.json"
 PROBLEM = json.loads(PROBLEM_FILE.read_text())

@@ -13,7 +13,7 @@ from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.milp import build_model
 from llmpq.plan.problem import Problem
-from llmpq.plan.search import all_candidates
+from llmpq.plan.search import compared_candidates
 from llmpq.plan.solve import SolverError, solve
 from llmpq.plan.textbook import build_textbook_model
 
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_infeasible(solver: str) -> None:
 @pytest.mark.parametrize("seed", range(600, 606))
 def test_the_textbook_form_has_the_same_optimum(seed: int, solver: str) -> None:
     problem = Problem.from_document(random_problem(seed))
-    for candidate in all_candidates(problem)[::7]:
+    for candidate in compared_candidates(problem)[::7]:
         if not (candidate.capacity > 0).all():
             continue
         counts = solve(build_model(problem, candidate), solver, time_limit_s=30, gap=0.0)

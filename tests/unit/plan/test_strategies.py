@@ -15,7 +15,7 @@ from llmpq.plan.check import check
 from llmpq.plan.planner import plan
 from llmpq.plan.pricing import fitting, totals_ms
 from llmpq.plan.problem import Problem
-from llmpq.plan.search import all_candidates
+from llmpq.plan.search import compared_candidates
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.transfer import transfer
 from llmpq.simulate.barrier import with_simulated_total
@@ -89,7 +89,7 @@ ENDS = ("embedding", "head")
 @pytest.mark.parametrize("seed", range(700, 715))
 def test_plans_priced_together_cost_what_each_costs_alone(seed: int) -> None:
     problem, draw = Problem.from_document(random_problem(seed)), random.Random(seed)
-    for candidate in draw.choices(all_candidates(problem), k=3):
+    for candidate in draw.choices(compared_candidates(problem), k=3):
         shape = (20, candidate.stages, len(problem.options))
         counts = np.array([[[draw.randint(0, 2) for _ in range(shape[2])] for _ in range(shape[1])] for _ in range(shape[0])])
         for end in range(len(candidate.ends)):

@@ -9,9 +9,10 @@ import pytest
 from report_factory import make_experiment
 
 from llmpq import artifacts, planless
-from llmpq.commands.plan import summary, write_plan
+from llmpq.commands.plan import summary
 from llmpq.errors import ArtifactError, ConfigError, InfeasibleError, ServeError
 from llmpq.plan.check import check
+from llmpq.planning import write_plan
 from llmpq.report.experiment import load_experiment
 from llmpq.report.write import write_report
 from llmpq.serve.batch import serve
