@@ -1,4 +1,4 @@
-"""The outer search: all device orders and micro-batches, bounded at once by windows of paces, or one by one around their integer programs."""
+"""The outer search: all device orders and micro-batches, bounded at once by windows of paces, or one by one as integer programs."""
 
 import heapq
 import itertools
