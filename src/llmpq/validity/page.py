@@ -80,7 +80,9 @@ def _page(document: Mapping[str, Any], predictors: Sequence[str], texts: Sequenc
         for row in pairs
     ]
     figures = "".join(
-        _scatter(document, [*predictors, "stored bytes"], text).to_html(full_html=False, include_plotlyjs="inline" if index == 0 else False)
+        _scatter(document, [*predictors, "stored bytes"], text).to_html(
+            full_html=False, include_plotlyjs="inline" if index == 0 else False, config={"displayModeBar": False}
+        )
         for index, text in enumerate(texts)
     )
     return "\n".join(
@@ -103,7 +105,7 @@ def _page(document: Mapping[str, Any], predictors: Sequence[str], texts: Sequenc
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return f"{row['value']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
+    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -131,7 +133,7 @@ def _scatter(document: Mapping[str, Any], predictors: Sequence[str], text: str) 
                 row=number // _COLUMNS + 1, col=number % _COLUMNS + 1,
             )  # fmt: skip
     figure.update_layout(
-        layout(lines * _ROW_HEIGHT, legend={"orientation": "h", "x": 0, "y": 1.06}, margin={"l": 50, "r": 10, "t": 60, "b": 40})
+        layout(lines * _ROW_HEIGHT, legend={"orientation": "h", "x": 0, "y": 1.12}, margin={"l": 50, "r": 10, "t": 60, "b": 40})
     )
     figure.update_xaxes(axis())
     figure.update_yaxes(axis(title=f"nats a token, {text}"), col=1)

@@ -121,9 +121,8 @@ def pairs(
     plain = (PLAIN,) * model.layers
     rows = []
     base = measured.losses(plain)
-    for _ in range(count):
-        first, second = sorted(draw.sample(range(model.layers), 2))
-        option = draw.choice([each for each in options if each != PLAIN])
+    possible = list(itertools.product(itertools.combinations(range(model.layers), 2), (each for each in options if each != PLAIN)))
+    for (first, second), option in draw.sample(possible, min(count, len(possible))):
         alone = [_replaced(plain, {layer: option}) for layer in (first, second)]
         both = _replaced(plain, {first: option, second: option})
         found = _all_measured(measured, [*alone, both], "pairs")

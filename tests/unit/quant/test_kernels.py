@@ -113,6 +113,13 @@ def test_weights_beyond_fp16_are_refused() -> None:
         make_linear("16", {"weight": torch.full((16, 64), float("nan"))})
 
 
+@pytest.mark.parametrize("scale", [0.0, 2.0**126, float("nan")])
+def test_three_bit_refuses_scales_it_cannot_quadruple(scale: float) -> None:
+    tensors = stored("3", 16, 64)
+    with pytest.raises(LlmpqError, match="scale"):
+        make_linear("3", {**tensors, "scales": torch.full_like(tensors["scales"], scale)})
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_nothing_of_the_stored_tensors_is_kept(option: str) -> None:
     tensors, x, bias = stored(option, 48, 128), inputs(5, 128), torch.ones(48)

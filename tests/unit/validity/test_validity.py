@@ -159,6 +159,13 @@ def test_a_whole_study(made: dict[str, Any], tmp_path: Path) -> None:
         assert model.bytes_of(row["rival_options"]) <= row["limit_bytes"]
         assert row["difference"]["value"] == pytest.approx(row["nll"] - row["rival_nll"])
     together = study.pairs(model, own, OPTIONS, 3, 0, texts)
+    assert len({(*row["layers"], row["option"], row["text"]) for row in together}) == len(together) == 6
+    for row in together:
+        plain, both = ["16"] * 4, ["16"] * 4
+        for layer in row["layers"]:
+            both[layer] = row["option"]
+        added = [sum(losses[row["text"]]) / 6 for losses in (own.losses(tuple(plain)), own.losses(tuple(both)))]
+        assert row["together"] == pytest.approx(added[1] - added[0])
     body = {
         "name": "tiny", "settings": {"model": "tiny", "indicator": "divergence"}, "rank": ranks, "compare": comparisons, "pairs": together,
         "seconds": 1.0,

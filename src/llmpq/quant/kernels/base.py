@@ -1,5 +1,7 @@
 """What every CPU kernel is: a packed weight that turns fp32 rows into fp32 rows."""
 
+from abc import ABC, abstractmethod
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,7 +12,7 @@ _ALIKE_ROWS = 8
 row alone would no longer equal the same row in a batch."""
 
 
-class Linear:
+class Linear(ABC):
     """A weight packed for its kernel: call it with x [..., in] fp32 to get [..., out] fp32."""
 
     def __init__(self, option: WeightOption, out_features: int, in_features: int, bias: Tensor | None) -> None:
@@ -26,8 +28,9 @@ class Linear:
             y = y.add_(self.bias)
         return y.view(*shape[:-1], self.out_features)
 
+    @abstractmethod
     def _multiply(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """fp32 rows [n, in] → [n, out], without the bias."""
 
 
 def row_by_row(x: Tensor, weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 The kernel multiplies bf16 activations with (code − 8) · scale + offset, one scale and offset (bf16) per group of input columns.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -62,6 +63,8 @@ class NarrowLinear(Linear):
         # out of the offset where that is exact.
         self._lacking = 8 - 2 ** (option.bits - 1)
         self._by_offset = offsets is None and self._lacking.bit_count() == 1
+        if self._by_offset:
+            _check_scales(option, scales)
 
     def _multiply(self, x: Tensor) -> Tensor:
         x, y = x.bfloat16(), x.new_empty(x.shape[0], self.out_features)
@@ -83,13 +86,13 @@ class NarrowLinear(Linear):
             yield narrow, first, rows, pairs[groups * first : groups * (first + rows)].view(groups, rows, 2)
             first += rows
 
+    @abstractmethod
     def _fold(self, wide: Tensor) -> Tensor:
         """[parts, n] words of lanes whose upper bits are free → fewer words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _unfold(self, narrow: Tensor) -> Tensor:
         """The inverse of ``_fold``. Eight bytes a word; what a shift carries into the next lane is masked away."""
-        raise NotImplementedError
 
 
 class Int3Linear(NarrowLinear):
@@ -136,6 +139,13 @@ def _steps(option: WeightOption, tensors: Mapping[str, Tensor], groups: int) -> 
         return wide.t().contiguous().clone()
 
     return spread("scales"), None if option.symmetric else spread("offsets")
+
+
+def _check_scales(option: WeightOption, scales: Tensor) -> None:
+    """The offset, a multiple of its scale, must be a normal number too."""
+    size = scales.float().abs()
+    if not bool(((size >= 2.0**-126) & (size < 2.0**125)).all()):
+        raise LlmpqError(f"option '{option.name}': every scale must lie between 2^-126 and 2^125; the layer's scales are damaged")
 
 
 def _in_blocks(steps: Tensor) -> Tensor:
