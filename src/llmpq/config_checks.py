@@ -24,7 +24,7 @@ CHOICES = {
     "suite": ("default", "test"),
 }
 DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
-TEXTS = ("wikipedia", "python-docs")
+TEXTS = ("wikipedia", "news", "python-docs")
 REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
 POSITIVE = {
     "model": ("layers",),

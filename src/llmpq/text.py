@@ -5,7 +5,8 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -14,10 +15,13 @@ from llmpq import artifacts
 from llmpq.errors import ConfigError, LlmpqError
 from llmpq.model.wheel import download_wheel, extract_member
 
-# 96 articles of the English Wikipedia (CC BY-SA), shipped as test data of gensim: read from the wheel, gensim is not installed.
-_WIKIPEDIA_WHEEL = "gensim==4.4.0"
+# Test data of gensim: 96 articles of the English Wikipedia (CC BY-SA) and 300 news reports (the Lee background corpus). Read from the
+# wheel, gensim is not installed.
+_GENSIM_WHEEL = "gensim==4.4.0"
 _WIKIPEDIA_MEMBER = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 _WIKIPEDIA_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
+_NEWS_MEMBER = "gensim/test/test_data/lee_background.cor"
+_NEWS_SHA256 = "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb"
 
 # Characters taken for each token wanted: byte-level vocabularies average 3–5, code and rare scripts less than 3.
 _CHARACTERS_PER_TOKEN = 8
@@ -39,15 +43,28 @@ def prepare_text(name: str, out: str | Path) -> Path:
 def _wikipedia(directory: Path) -> str:
     from llmpq.wikitext import articles
 
-    scratch = directory / ".wikipedia.partial"
+    with _from_gensim(directory, "wikipedia", _WIKIPEDIA_MEMBER, _WIKIPEDIA_SHA256) as dump:
+        return "\n\n".join(f"{title}\n\n{body}" for title, body in articles(dump)) + "\n"
+
+
+def _news(directory: Path) -> str:
+    """One report a paragraph."""
+    with _from_gensim(directory, "news", _NEWS_MEMBER, _NEWS_SHA256) as reports:
+        lines = reports.read_text(encoding="ascii").splitlines()
+        return "\n\n".join(line.strip() for line in lines if line.strip()) + "\n"
+
+
+@contextmanager
+def _from_gensim(directory: Path, name: str, member: str, sha256: str) -> Iterator[Path]:
+    """A member of gensim's wheel as a file, gone afterwards."""
+    scratch = directory / f".{name}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        print(f"prepare: downloading {_WIKIPEDIA_WHEEL} with pip (its test data is the text)", file=sys.stderr, flush=True)
-        wheel = download_wheel(_WIKIPEDIA_WHEEL, scratch)
-        dump = scratch / "wikipedia.xml.bz2"
-        extract_member(wheel, _WIKIPEDIA_MEMBER, dump, _WIKIPEDIA_SHA256)
-        return "\n\n".join(f"{title}\n\n{body}" for title, body in articles(dump)) + "\n"
+        print(f"prepare: downloading {_GENSIM_WHEEL} with pip (its test data is the text)", file=sys.stderr, flush=True)
+        extracted = scratch / "member"
+        extract_member(download_wheel(_GENSIM_WHEEL, scratch), member, extracted, sha256)
+        yield extracted
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -59,7 +76,7 @@ def _python_docs(directory: Path) -> str:
     return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
 
 
-TEXTS: Mapping[str, Callable[[Path], str]] = {"wikipedia": _wikipedia, "python-docs": _python_docs}
+TEXTS: Mapping[str, Callable[[Path], str]] = {"wikipedia": _wikipedia, "news": _news, "python-docs": _python_docs}
 
 
 def read_region(path: str | Path, region: Sequence[float]) -> str:

@@ -1,6 +1,7 @@
 """Texts and their cutting: mark-up goes, prose stays; windows never overlap and are drawn the same each time."""
 
 import bz2
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_a_region_too_short_or_upside_down_and_a_missing_text_are_refused(tokeni
         read_region(tmp_path / "folder", (0, 1))
     with pytest.raises(LlmpqError, match=r"latin\.txt: not text in UTF-8 \(byte 3\)"):
         read_region(tmp_path / "latin.txt", (0, 1))
-    with pytest.raises(LlmpqError, match="unknown text 'bible'; known texts: python-docs, wikipedia"):
+    with pytest.raises(LlmpqError, match="unknown text 'bible'; known texts: news, python-docs, wikipedia"):
         prepare_text("bible", tmp_path / "bible.txt")
 
 
@@ -83,6 +84,14 @@ def test_python_docs_are_written_whole(tmp_path: Path) -> None:
     text = (tmp_path / "docs.txt").read_text()
     assert len(text) > 300_000
     assert 'The "assert" statement' in text
+
+
+@pytest.mark.real_model
+def test_the_news_are_the_same_text_everywhere(real_model_dir: Path) -> None:
+    text = (real_model_dir.parents[2] / "texts" / "news.txt").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == "a08506e0be9c6061ea8671bdab4991b270ad26b97836ec7f2042e0a957c3aaad"
+    assert text.startswith(b"Hundreds of people have been forced to vacate")
+    assert text.count(b"\n\n") == 299
 
 
 MARKUP = """{{Infobox|a={{nested|b}}}}'''Albedo''' is the [[reflection|reflected]]

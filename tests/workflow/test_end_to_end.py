@@ -114,7 +114,7 @@ def test_mlflow_has_a_finished_run_for_each_strategy_and_stage(folder: Path) -> 
             "measured.tokens_per_s",
             "predicted.tokens_per_s",
             "perplexity.wikipedia",
-            "perplexity.python-docs",
+            "perplexity.news",
             "gap",
             "planning_s",
         ):

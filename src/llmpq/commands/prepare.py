@@ -12,7 +12,7 @@ HELP = "fetch a model of config/model and convert it once, or fetch a text"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", metavar="NAME", help="an entry of config/model, for example smollm2-135m-instruct")
-    what.add_argument("--text", metavar="NAME", help="wikipedia or python-docs")
+    what.add_argument("--text", metavar="NAME", help="wikipedia, news or python-docs")
     parser.add_argument("--out", type=Path, help="where to (default: resources/models/NAME, or resources/texts/NAME.txt)")
 
 
