@@ -182,7 +182,8 @@ def study_files(pattern):
     def fill(wildcards):
         chosen = study(wildcards)
         names = {"model": chosen["model"], "quantizer": chosen["quantizer"]}
-        lists = {"indicator": chosen["indicators"], "text": chosen["texts"], "group": layer_groups(**names)}
+        lists = {"text": chosen["texts"], "group": layer_groups(**names)}
+        lists |= {"indicator": chosen["indicators"], "own": chosen["indicator"], "other": chosen["stability"]}
         return expand(pattern, **names, **lists)
 
     return fill

@@ -12,6 +12,7 @@ rule validity:
         checkpoint=study_files("resources/models/{model}/checkpoint"),
         quantised=study_files("results/quantised/{model}/{quantizer}/{group}"),
         indicators=study_files("results/indicators/{model}/{quantizer}/{indicator}.json"),
+        stability=study_files("results/indicators/{model}/{other}/{own}.json"),
         texts=study_files("resources/texts/{text}.txt"),
     output:
         f"{STUDY}.json",

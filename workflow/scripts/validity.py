@@ -13,6 +13,7 @@ with job(snakemake):
         checkpoint_dir=given.checkpoint[0],
         quantised_dirs=given.quantised,
         indicator_files=given.indicators,
+        stability_files=given.stability,
         text_files=given.texts,
         code=snakemake.params.code,
     )

@@ -56,6 +56,10 @@ def terminal(document: Mapping[str, Any]) -> str:
         lines.append(f"{row['predictor']:16} {row['text']:14} {row['width']:10} {interval}")
     lines.append("")
     lines += [_sentence(row) for row in document["compare"]]
+    lines.append("")
+    for row in document["stability"]:
+        same = f"{100 * row['same_share']:.0f} % of the layers at the same option, omega × {row['omega_ratio']:.3f}"
+        lines.append(f"Calibrated as {row['quantizer']}, {row['size']}: {same}")
     return "\n".join(lines)
 
 
@@ -99,9 +103,26 @@ def _page(document: Mapping[str, Any], predictors: Sequence[str], texts: Sequenc
             figures,
             "<h2>Two layers together, and the sum of each alone</h2><p>Added loss in nats a token, all other layers at 16 bits.</p>",
             _table(["option", "layers", "text", "sum of both", "together"], over),
+            "<h2>Other calibrations</h2><p>What the same indicator chooses after another calibration, beside its choice after the study's "
+            "own: layers with the same option, the study's own omega of that choice over its own choice's, and the measured difference "
+            "(nats a token, above 0: worse).</p>",
+            _table(["quantizer", "size", "same option", "bits apart", "omega", *texts], _calibrations(document, texts)),
             "</html>",
         ]
     )
+
+
+def _calibrations(document: Mapping[str, Any], texts: Sequence[str]) -> list[list[str]]:
+    def differs(found: Mapping[str, float]) -> str:
+        return f"{found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
+
+    return [
+        [
+            row["quantizer"], row["size"], f"{100 * row['same_share']:.0f} %", f"{row['mean_bits_apart']:.2f}",
+            f"× {row['omega_ratio']:.3f}", *(differs(row["difference"][text]) for text in texts),
+        ]
+        for row in document["stability"]
+    ]  # fmt: skip
 
 
 def _interval(row: Mapping[str, Any]) -> str:

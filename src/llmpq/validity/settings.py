@@ -24,6 +24,7 @@ _KEYS: dict[str, type] = {
     "widths": list,
     "assignments": int,
     "pairs": int,
+    "stability": list,
     "seed": int,
     "rank": dict,
     "compare": dict,
@@ -55,6 +56,8 @@ def check_study(settings: Mapping[str, Any], where: str) -> None:
         raise ConfigError(f"{where}: key 'compare.region' must begin where 'rank.region' ends: it is text that chose no indicator")
     if settings["indicator"] not in settings["indicators"]:
         raise ConfigError(f"{where}: key 'indicator' is '{settings['indicator']}', which is none of 'indicators'")
+    if settings["quantizer"] in settings["stability"] or len(set(settings["stability"])) < len(settings["stability"]):
+        raise ConfigError(f"{where}: key 'stability' is {settings['stability']}, expected each of the other quantizers once")
     for option in NEEDED:
         if option not in settings["options"]:
             raise ConfigError(f"{where}: key 'options' lacks '{option}', which the comparisons need")

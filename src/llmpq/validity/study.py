@@ -1,8 +1,8 @@
 """Does an indicator work? Random assignments ranked, mixed against uniform, pairs of layers, all measured on the real model.
 
-Three questions, in the order of the artifact: does the summed omega rank random assignments as their measured loss does (within one
-average width and over all); is the assignment that an indicator thinks best better than a uniform one of the same bytes; and is the loss
-of two layers the sum of their own?
+Four questions, in the order of the artifact: does the summed omega rank random assignments as their measured loss does (within one
+average width and over all); is the assignment that an indicator thinks best better than a uniform one of the same bytes; is the loss
+of two layers the sum of their own; and does another calibration choose the same?
 """
 
 import itertools
@@ -13,6 +13,7 @@ from typing import Any
 
 from llmpq.errors import ConfigError
 from llmpq.progress import Progress
+from llmpq.quant.options import weight_option
 from llmpq.validity.assignments import Assignment, best_for_bytes, ends_high, random_assignments
 from llmpq.validity.measure import Losses, Measurements
 from llmpq.validity.settings import PLAIN
@@ -83,7 +84,7 @@ def compare(
     very windows of the comparison, and the first and last layers at 8 bits. Differences are of mean log-likelihood, window by window:
     below 0 the indicator's assignment is better.
     """
-    half = ends_high(model.layers, "8", "3", model.layers // 2)
+    half = _half_high(model)
     limits = {"uniform 3": ("3",) * model.layers, "uniform 4": ("4",) * model.layers, "first and last layers at 8 bits": half}
     rows = []
     for rival, other in limits.items():
@@ -96,6 +97,43 @@ def compare(
     for text in texts:
         best = min(tens, key=lambda one: _mean(losses[one][text]))
         rows += _against(measured, mine, f"best of {len(tens)} at random, 5.5 bits", best, model.bytes_of(half), [text])
+    return rows
+
+
+def _half_high(model: Model) -> Assignment:
+    """5.5 bits: the first and last layers, half of all, at 8 bits, the others at 3."""
+    return ends_high(model.layers, "8", "3", model.layers // 2)
+
+
+def stability(
+    model: Model, measured: Measurements, indicator: str, others: Mapping[str, Omega], texts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What ``indicator`` chooses after other calibrations (quantizer → its omega), beside its choice after the study's own.
+
+    At the bytes of uniform 3, uniform 4 and 5.5 bits: the share of layers with the same option, how many bits their options differ by on
+    average, the damage that the study's own omega sees in the other choice over that in its own, and the measured difference of the two
+    (both from the study's quantised layers: what the choice alone does).
+    """
+    own = model.omegas[indicator]
+    limits = {"uniform 3": ("3",) * model.layers, "uniform 4": ("4",) * model.layers, "5.5 bits": _half_high(model)}
+    rows = []
+    for (size, one), (quantizer, omega) in itertools.product(limits.items(), others.items()):
+        limit = model.bytes_of(one)
+        mine, its = (best_for_bytes(each, model.stored, limit) for each in (own, {option: omega[option] for option in own}))
+        bits = [abs(weight_option(a).bits - weight_option(b).bits) for a, b in zip(mine, its, strict=True)]
+        least = model.omega_of(indicator, mine)
+        rows.append({
+            "quantizer": quantizer,
+            "size": size,
+            "options": list(its),
+            "own_options": list(mine),
+            "same_share": _mean([float(a == b) for a, b in zip(mine, its, strict=True)]),
+            "mean_bits_apart": _mean(bits),
+            "omega_ratio": model.omega_of(indicator, its) / least if least > 0 else 1.0,
+            "difference": {
+                text: asdict(paired_difference(measured.losses(its)[text], measured.losses(mine)[text])) for text in texts
+            },
+        })  # fmt: skip
     return rows
 
 

@@ -25,13 +25,15 @@ def write_validity(
     checkpoint_dir: str | Path,
     quantised_dirs: Sequence[str | Path],
     indicator_files: Sequence[str | Path],
+    stability_files: Sequence[str | Path],
     text_files: Sequence[str | Path],
     code: str = "",
 ) -> dict[str, Any]:
     """Run study ``name`` and write the ``validity`` artifact; returns the document.
 
-    ``settings``: as in config/validity.yaml. What is measured is kept beside ``out`` (``.measured.jsonl``) as it is made; measurements of
-    other weights, texts, settings or ``code`` are made anew. Raises ConfigError naming the key that is wrong.
+    ``settings``: as in config/validity.yaml; ``stability_files``: the indicator's scores after other calibrations. What is measured is
+    kept beside ``out`` (``.measured.jsonl``) as it is made; measurements of other weights, texts, settings or ``code`` are made anew.
+    Raises ConfigError naming the key that is wrong.
     """
     started = time.perf_counter()
     check_study(settings, f"study '{name}'")
@@ -40,6 +42,10 @@ def write_validity(
     for file in indicator_files:
         document = artifacts.read(file, "indicator")
         omegas[str(document["indicator"])] = _by_option(document["rows"], chosen["options"], str(file))
+    others = {}
+    for file in stability_files:
+        document = artifacts.read(file, "indicator")
+        others[str(document["quantizer"])] = _by_option(document["rows"], chosen["options"], str(file))
     rows = read_manifests(quantised_dirs)
     stored = {option: max(row["stored_bytes"] for (_, each), row in rows.items() if each == option) for option in chosen["options"]}
     model = study.Model(omegas, stored, 1 + max(layer for layer, _ in rows))
@@ -60,9 +66,10 @@ def write_validity(
         "rank": study.rank(model, measured["rank"], options, chosen["widths"], chosen["assignments"], seed, names),
         "compare": study.compare(model, measured["compare"], options, chosen["indicator"], seed, names),
         "pairs": study.pairs(model, measured["rank"], options, chosen["pairs"], seed, names),
+        "stability": study.stability(model, measured["compare"], chosen["indicator"], others, names),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return artifacts.write(out, "validity", body, source="measured", inputs=[*indicator_files, *inputs], config=chosen)
+    return artifacts.write(out, "validity", body, source="measured", inputs=[*indicator_files, *stability_files, *inputs], config=chosen)
 
 
 def _by_option(rows: Sequence[Mapping[str, Any]], options: Sequence[str], path: str) -> dict[str, list[float]]:

@@ -166,9 +166,22 @@ def test_a_whole_study(made: dict[str, Any], tmp_path: Path) -> None:
             both[layer] = row["option"]
         added = [sum(losses[row["text"]]) / 6 for losses in (own.losses(tuple(plain)), own.losses(tuple(both)))]
         assert row["together"] == pytest.approx(added[1] - added[0])
+    same, other = {"same": model.omegas["divergence"]}, {"reversed": {o: v[::-1] for o, v in model.omegas["divergence"].items()}}
+    for row in study.stability(model, own, "divergence", same, texts):
+        assert (row["same_share"], row["mean_bits_apart"], row["omega_ratio"]) == (1, 0, 1)
+        assert row["options"] == row["own_options"]
+        assert row["difference"]["a"] == {"value": 0, "low": 0, "high": 0}
+    stable = study.stability(model, own, "divergence", other, texts)
+    assert [row["size"] for row in stable] == ["uniform 3", "uniform 4", "5.5 bits"]
+    for row in stable:
+        assert row["omega_ratio"] >= 1
+        assert row["same_share"] == sum(a == b for a, b in zip(row["options"], row["own_options"], strict=True)) / 4
+        lost = sum(own.losses(tuple(row["options"]))["b"]) - sum(own.losses(tuple(row["own_options"]))["b"])
+        assert row["difference"]["b"]["value"] == pytest.approx(lost / 6)
+    assert any(row["same_share"] < 1 for row in stable)
     body = {
         "name": "tiny", "settings": {"model": "tiny", "indicator": "divergence"}, "rank": ranks, "compare": comparisons, "pairs": together,
-        "seconds": 1.0,
+        "stability": stable, "seconds": 1.0,
     }  # fmt: skip
     document = artifacts.write(tmp_path / "v.json", "validity", body, source="measured")
     write_page(tmp_path / "v.html", tmp_path / "v.csv", document)
@@ -177,6 +190,7 @@ def test_a_whole_study(made: dict[str, Any], tmp_path: Path) -> None:
     assert "http" not in page.split("<script")[0]
     assert len((tmp_path / "v.csv").read_text(encoding="utf-8").splitlines()) == 25
     assert "Against uniform 4 on b" in terminal(document)
+    assert "Calibrated as reversed, 5.5 bits" in terminal(document)
 
 
 def test_the_study_that_ships_is_one() -> None:
@@ -193,6 +207,7 @@ def test_the_study_that_ships_is_one() -> None:
         ({"rank": {"region": [0.5, 0.9], "windows": 1, "tokens": 8}}, "key 'compare.region' must begin"),
         ({"rank": {"region": [0.5, 0.9], "tokens": 8}}, "key 'rank.windows' is missing"),
         ({"rank": {"region": [0.9, 0.5], "windows": 1, "tokens": 8}}, "key 'rank.region'"),
+        ({"stability": ["gptq"]}, "key 'stability' is ['gptq'], expected each of the other quantizers once"),
         ({"indicator": "magic"}, "which is none of 'indicators'"),
         ({"options": ["16", "8", "4"]}, "key 'options' lacks '3'"),
     ],
