@@ -23,6 +23,7 @@ from llmpq.plan.bound import Relaxation
 from llmpq.plan.candidate import Assignment, Candidate, objective_ms, within_budget
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import balanced
+from llmpq.plan.pricing import totals_ms
 from llmpq.plan.problem import Problem
 
 # A bound, a sum of doubles, must be above by more than this (relative) to rule a plan out.
@@ -43,11 +44,7 @@ def pipeedge(problem: Problem, candidates: list[Candidate]) -> Assignment | None
 
 def adabits(problem: Problem, candidates: list[Candidate]) -> Assignment | None:
     """Least Σ omega of each candidate; None where no candidate fits at the lowest options."""
-    return least_damage(problem, candidates, LeastOmega(problem, candidates))
-
-
-def least_damage(problem: Problem, candidates: list[Candidate], tables: LeastOmega) -> Assignment | None:
-    """``adabits`` with tables that are there already."""
+    tables = LeastOmega(problem, candidates)
     relaxation = Relaxation(problem)
     bounds = [relaxation.evaluate(candidate, relaxation.trivial(candidate)) for candidate in candidates]
     best, worth = None, (True, np.inf, ())
@@ -57,11 +54,17 @@ def least_damage(problem: Problem, candidates: list[Candidate], tables: LeastOme
         if not worth[0] and bounds[place] > worth[1] * (1 + _ROUNDING):
             break
         least = tables.least(candidate)
-        found = None if not np.isfinite(least) or (not within_budget(problem, least) and not worth[0]) else tables.best(candidate)
-        if found is not None:
-            plan = assign_counts(problem, candidate, *found)
-            own = (not within_budget(problem, plan.omega_sum(problem)), objective_ms(problem, candidate, plan), plan.key())
-            best, worth = (plan, own) if best is None or own < worth else (best, worth)
+        within = within_budget(problem, least)
+        found = None if not np.isfinite(least) or (not within and not worth[0]) else tables.best(candidate)
+        if found is None:
+            continue
+        counts, end = found
+        value = float(totals_ms(candidate, counts[None], end)[0]) + problem.theta_ms * least
+        if (not within, value * (1 - _ROUNDING)) > worth[:2]:
+            continue
+        plan = assign_counts(problem, candidate, counts, end)
+        own = (not within_budget(problem, plan.omega_sum(problem)), objective_ms(problem, candidate, plan), plan.key())
+        best, worth = (plan, own) if best is None or own < worth else (best, worth)
     return best
 
 

@@ -44,6 +44,7 @@ class LeastOmega:
         self.fronts: dict[int, dict[tuple[int, int], Front]] = {}
         self.tables: dict[tuple[int, int], tuple[Floats, Counts]] = {}
         self.tails: dict[tuple[tuple[int, int], ...], Floats] = {}
+        self.tied: dict[tuple[tuple[int, int, float, bytes], ...], tuple[Floats, Counts]] = {}
 
     def best(self, candidate: Candidate) -> tuple[Counts, int] | None:
         """Layers per stage and option [N, B] and the number of the ends with the least Σ omega; None where even the lowest do not fit.
@@ -95,26 +96,31 @@ class LeastOmega:
     ) -> tuple[float, list[tuple[int, int]]]:
         """Among the cuts with the least Σ omega, the one whose slowest decode stage is fastest (min-max path over the tied arcs).
 
-        Returns that stage's time in ms and, per stage, its range of layers.
+        Returns that stage's time in ms and, per stage, its range of layers. Orders that end alike, in memory and times, share the work.
         """
-        layers, stages, times = self.problem.layers, candidate.stages, candidate.times["decode"]
-        slowest = np.full((stages + 1, layers + 1), np.inf)
-        slowest[stages, layers] = 0.0
-        follow = np.zeros((stages, layers + 1), dtype=int)
-        for j in range(stages - 1, -1, -1):
-            omega, counts = tables[j]
-            total = omega + best[j + 1][None, :]
-            with np.errstate(invalid="ignore"):
-                tied = np.isfinite(total) & (total <= best[j][:, None] + _TIE * np.maximum(1.0, best[j][:, None]))
-            stage_ms = times.fixed_largest[j] + times.end_largest[end, j] + counts @ times.layer_largest[j]
-            worst = np.where(tied, np.maximum(stage_ms, slowest[j + 1][None, :]), np.inf)
-            follow[j] = worst.argmin(axis=1)
-            slowest[j] = worst.min(axis=1)
+        layers, times = self.problem.layers, candidate.times["decode"]
+        rooms = (candidate.capacity - candidate.end_bytes[end]).tolist()
+        fixed = (times.fixed_largest + times.end_largest[end]).tolist()
+        slowest = np.full(layers + 1, np.inf)
+        slowest[layers] = 0.0
+        follow = []
+        tail: tuple[tuple[int, int, float, bytes], ...] = ()
+        for j in range(candidate.stages - 1, -1, -1):
+            layer_ms = times.layer_largest[j]
+            tail = ((self.kind[candidate.order[j]], rooms[j], fixed[j], layer_ms.tobytes()), *tail)
+            if tail not in self.tied:
+                omega, counts = tables[j]
+                total = omega + best[j + 1][None, :]
+                equal = np.isfinite(total) & (total <= best[j][:, None] + _TIE * np.maximum(1.0, best[j][:, None]))
+                worst = np.where(equal, np.maximum(fixed[j] + counts @ layer_ms, slowest[None, :]), np.inf)
+                self.tied[tail] = worst.min(axis=1), worst.argmin(axis=1)
+            slowest, after = self.tied[tail]
+            follow.append(after)
         cut, first = [], 0
-        for j in range(stages):
-            cut.append((first, int(follow[j, first])))
+        for after in reversed(follow):
+            cut.append((first, int(after[first])))
             first = cut[-1][1]
-        return float(slowest[0, 0]), cut
+        return float(slowest[0]), cut
 
     def _table(self, candidate: Candidate, j: int, capacity: int) -> tuple[Floats, Counts]:
         """(Σ omega [L+1, L+1], counts [L+1, L+1, B]) of layers a..b-1 on stage j within ``capacity``; inf where they do not fit."""

@@ -5,7 +5,6 @@ from typing import Any
 
 from llmpq.plan.candidate import Assignment, build, within_budget
 from llmpq.plan.known import assignment_of
-from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.planner import TIE, baseline_plans
 from llmpq.plan.problem import PHASES, Problem
 from llmpq.plan.search import compared_candidates
@@ -19,8 +18,7 @@ def why_it_loses(problem: Problem, best: Mapping[str, Any]) -> list[dict[str, An
     ``verdict``: does_not_fit, breaks_budget, ties or loses. With a plan: its objective and what it loses in ms, in each phase and in
     damage (theta mode); the phase that costs most, its slowest stage and how long that takes beside the slowest of ``best``.
     """
-    candidates = compared_candidates(problem)
-    found = baseline_plans(problem, candidates, LeastOmega(problem, candidates))
+    found = baseline_plans(problem, compared_candidates(problem))
     mine = assignment_of(problem, best)
     return [_loss(problem, name, plan, mine) for name, plan in found.items()]
 

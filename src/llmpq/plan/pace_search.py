@@ -9,7 +9,7 @@ open there is decided by plans with several sums (``labels``), and, where there 
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -60,15 +60,12 @@ class PaceSearch:
         """Search; returns the proven bound of all that is left open. ``solve`` bounds a whole choice of micro-batches by programs
         (-inf: it did not)."""
         self.solve = solve
-        parts = self.pace.maker.all()
-        self.weight = self.first_weight()
-        for batches in self.problem.micro_batches:
-            node = Node(batches, parts[batches], Window(), float(len(batches.decode) == 1), self.weight)
+        for node in self.first_nodes():
             if not self.possible(node):
                 continue
             if self.over():  # nothing is proved of the choices that were not looked at
                 self.proven = 0.0
-                self.left.add(batches)
+                self.left.add(node.batches)
             else:
                 self.push(node, 0.0, FIRST_STEPS)
         while self.heap and self.heap[0][0] < min(self.cutoff(), self.proven) and not self.over():
@@ -78,6 +75,20 @@ class PaceSearch:
                 self.push(child, bound, STEPS)
         self.left |= {node.batches for bound, _, node, _ in self.heap if bound < self.cutoff()}
         return min(self.proven, self.heap[0][0] if self.heap else math.inf)
+
+    def glance(self) -> None:
+        """Offer the plans of one or two paths for every choice of micro-batches, and prove nothing."""
+        for node in self.first_nodes():
+            snapped = self.pace.snapped(node)
+            if snapped is not None:
+                self.multipliers(snapped).climb(1, first=False)
+
+    def first_nodes(self) -> Iterator[Node]:
+        """All paces of every choice of micro-batches."""
+        parts = self.pace.maker.all()
+        self.weight = self.first_weight()
+        for batches in self.problem.micro_batches:
+            yield Node(batches, parts[batches], Window(), float(len(batches.decode) == 1), self.weight)
 
     def possible(self, node: Node) -> bool:
         """Whether there is a plan at all that fits in memory and keeps the budget (asked of a budget, and where time is over)."""
@@ -112,7 +123,7 @@ class PaceSearch:
 
     def priced(self, node: Node, steps: int) -> tuple[float, Node, Route | None]:
         """The best bound found over multipliers, the node with those and without rows that cannot win, and its path."""
-        tries = Multipliers(self.pace, node, lambda route: self.offer(node.batches, route), self.cutoff(), self.over)
+        tries = self.multipliers(node)
         tries.climb(steps, first=steps == FIRST_STEPS)
         best, limit = tries.best, self.cutoff()
         if best.route is None or best.bound >= limit or not math.isfinite(limit):
@@ -121,6 +132,9 @@ class PaceSearch:
         for tried in tries.tried.values():
             left = self.narrowed(left, tried.node, tried.bound)
         return best.bound, left, best.route
+
+    def multipliers(self, node: Node) -> Multipliers:
+        return Multipliers(self.pace, node, lambda route: self.offer(node.batches, route), self.cutoff(), self.over)
 
     def narrowed(self, node: Node, priced: Node, bound: float) -> Node:
         """The window without paces so slow that they lift ``bound``, that of ``priced``, to the cutoff."""

@@ -7,15 +7,13 @@ from typing import Any
 
 from llmpq import planless
 from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
-from llmpq.plan.baselines import least_damage
 from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
 from llmpq.plan.infeasible import infeasible_error
-from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.offload import offload, offload_block, sentence
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
-from llmpq.plan.search import SearchResult, compared_candidates, search
+from llmpq.plan.search import MOST, MOST_COMPARED, SearchResult, candidate_count, compared_candidates, search
 from llmpq.plan.solve import SOLVERS, solver_version
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.why_not import explain_strategy
@@ -24,6 +22,9 @@ from llmpq.plan.why_not import explain_strategy
 TIE = 1e-9
 # Both solvers work to relative tolerances of 1e-7: a gap this far above the one requested is rounding.
 PROOF_TOLERANCE = 1e-6
+
+# Baselines may take this share of the time limit: the search for a plan and its proof needs the rest.
+BASELINES_SHARE = 0.4
 
 # How the baselines find their plans, for the certificate.
 SOLVED_BY = {"adabits": "dynamic programming", "llmpq-transfer": "local search", "het": "local search"}
@@ -85,11 +86,10 @@ def _heuristic_certificate(objective: float, enumerated: int, strategy: str, sec
 
 def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, seed: int, started: float) -> dict[str, Any]:
     _known_solver(solver)
-    candidates = compared_candidates(problem)
-    least = LeastOmega(problem, candidates)
-    baselines = baseline_plans(problem, candidates, least)
+    candidates, baselines = _compared(problem, time_limit * BASELINES_SHARE)
     start = [assignment for assignment in baselines.values() if assignment is not None]
     body = plan_from(problem, start, solver, time_limit=time_limit, gap=gap, seed=seed, started=started)
+    body["certificate"]["candidates"]["compared"] = len(candidates)
     body["baselines"] = {name: None if item is None else _summary(problem, item, body) for name, item in baselines.items()}
     priced = offload(problem, candidates)
     if priced is not None:
@@ -97,6 +97,22 @@ def _plan_exactly(problem: Problem, solver: str, time_limit: float, gap: float, 
         wins = block["quality_budget_met"] is not False and block["objective_ms"] < body["objective_ms"] * (1 - TIE)
         body["offload"] = {**block, "wins": wins}
     return body
+
+
+def _compared(problem: Problem, seconds: float) -> tuple[list[Candidate], dict[str, Assignment | None]]:
+    """The candidates that baselines are chosen from, and their plans: a first few, or all if they take no more than ``seconds``.
+
+    Whether they do is told from the time that the first ones take; all are looked at, too, where the first ones have no plan.
+    """
+    started = time.monotonic()
+    first = compared_candidates(problem, MOST_COMPARED)
+    plans = baseline_plans(problem, first)
+    took = time.monotonic() - started
+    whole, none = candidate_count(problem, MOST), all(plan is None for plan in plans.values())
+    if whole <= len(first) or (took * (1 + whole / len(first)) > seconds and not none):
+        return first, plans
+    every = compared_candidates(problem)
+    return every, baseline_plans(problem, every, {"llmpq-transfer": plans["llmpq-transfer"]})
 
 
 def plan_from(
@@ -144,12 +160,12 @@ def _price_offload(problem: Problem, candidates: list[Candidate]) -> dict[str, A
     return {**found, "status": "priced", "offload": {**block, "wins": False}}
 
 
-def baseline_plans(problem: Problem, candidates: list[Candidate], least: LeastOmega) -> dict[str, Assignment | None]:
-    """The plan of every baseline, or None where it has none; they start the search and guard its result."""
-    found = {}
-    for name in BASELINES:
-        found[name] = least_damage(problem, candidates, least) if name == "adabits" else STRATEGIES[name].load()(problem, candidates)
-    return found
+def baseline_plans(
+    problem: Problem, candidates: list[Candidate], known: Mapping[str, Assignment | None] | None = None
+) -> dict[str, Assignment | None]:
+    """The plan of every baseline, or None where it has none; they start the search and guard its result. ``known`` ones are not sought."""
+    known = known or {}
+    return {name: known[name] if name in known else STRATEGIES[name].load()(problem, candidates) for name in BASELINES}
 
 
 def _certificate(found: SearchResult, objective: float, solver: str, version: str, gap: float, seed: int, seconds: float) -> dict[str, Any]:

@@ -5,18 +5,9 @@ The decode micro-batch is ceil(slots / stages), one micro-batch per stage; the p
 without ``-published`` choose order and micro-batches for themselves, so that a gain over them is not the search's.
 """
 
-from llmpq.plan.baselines import (
-    best_plan,
-    even_cut,
-    fastest_decode_cut,
-    highest_width,
-    least_damage,
-    most_layers,
-    plans_at,
-    widths,
-)
+from llmpq.plan.baselines import adabits as least_damage
+from llmpq.plan.baselines import best_plan, even_cut, fastest_decode_cut, highest_width, most_layers, plans_at, widths
 from llmpq.plan.candidate import Assignment, Candidate, build
-from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.problem import Problem
 
@@ -45,8 +36,7 @@ def published_candidates(problem: Problem) -> list[Candidate]:
 
 def adabits(problem: Problem, _: list[Candidate]) -> Assignment | None:
     """Least Σ omega; of the micro-batches tried, the fastest."""
-    candidates = published_candidates(problem)
-    return least_damage(problem, candidates, LeastOmega(problem, candidates))
+    return least_damage(problem, published_candidates(problem))
 
 
 def pipeedge(problem: Problem, _: list[Candidate]) -> Assignment | None:

@@ -6,9 +6,10 @@ goes over, or changes its option, as it is (8→1×8, 4→1×4). Options are nam
 options that differ in their KV cache take part: k is how many times the bits of Q go into those of P. A move is accepted if the
 objective falls and every stage still fits; the search ends when none is.
 
-Device orders and micro-batches to start from are those with the lowest linear relaxation (``promise``): all candidates where they are
-few, else the orders (up to ORDERS) at a few micro-batches, then every choice of micro-batches for the best orders. Beside the
-adabits plan of a candidate its rounded relaxation is a start too, since a descent ends in the valley that it starts in.
+Device orders to start from are those of the plans met when every choice of micro-batches is bounded once (``first_paths``); where stages
+cannot be listed, those with the lowest linear relaxation (``promise``), of up to ORDERS at a few micro-batches. For these orders the
+micro-batches with the lowest relaxation are looked at. Starts are the plans met, and of every candidate chosen its adabits plan and its
+rounded relaxation, since a descent ends in the valley that it starts in.
 """
 
 import itertools
@@ -20,6 +21,7 @@ import numpy as np
 from llmpq.plan.assign import assign
 from llmpq.plan.bound import Relaxation
 from llmpq.plan.candidate import Assignment, Candidate, Counts, Floats, build, within_budget
+from llmpq.plan.first_paths import first_paths
 from llmpq.plan.least_omega import LeastOmega
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.moves import Moves
@@ -33,7 +35,7 @@ from llmpq.plan.rounded import rounded_counts
 ORDERS = 600  # device orders looked at, those with more devices first
 PROBES = 4  # choices of micro-batches that orders are compared at
 FEW = 1500  # candidates that are all looked at
-PROGRAMS = 40  # linear programs solved to tell which candidates are promising
+PROGRAMS = 24  # linear programs solved to tell which candidates are promising
 STARTS = 8  # candidates with which the descent may begin
 KEPT = 3  # orders kept, and starts from which the descent is made
 SHARPNESS = (8.0, 30.0, math.inf)  # norms in place of the maxima, one descent after the other
@@ -53,9 +55,11 @@ class _State:
 def transfer(problem: Problem, _: list[Candidate] | None = None) -> Assignment | None:
     """The best plan that transfers reach; None where no start fits in memory (with orders left out: see ORDERS)."""
     descent = _Descent(problem)
-    starts = _starts(problem)
+    met = first_paths(problem, STARTS)
+    starts = _starts(problem, [candidate.order for candidate, _, _ in met])
     tables = LeastOmega(problem, starts)
-    states = [descent.state(candidate, counts, end) for candidate in starts for counts, end in _first_counts(problem, candidate, tables)]
+    firsts = met + [(candidate, counts, end) for candidate in starts for counts, end in _first_counts(problem, candidate, tables)]
+    states = [descent.state(candidate, counts, end) for candidate, counts, end in firsts]
     states.sort(key=lambda state: state.worth)
     # Those outside the budget, the relaxation rounded the wrong way, are often a move away from the best plans.
     within, over = ([state for state in states if state.worth[0] == breaks][:KEPT] for breaks in (False, True))
@@ -75,16 +79,22 @@ def _first_counts(problem: Problem, candidate: Candidate, tables: LeastOmega) ->
     return [item for item in found if item is not None]
 
 
-def _starts(problem: Problem) -> list[Candidate]:
-    """The most promising candidates: all are looked at where they are few, else orders first, then micro-batches for the best orders."""
+def _starts(problem: Problem, met: list[tuple[int, ...]]) -> list[Candidate]:
+    """The most promising micro-batches for the first orders of ``met``, or, where none was met, for the most promising orders."""
     relaxation = Relaxation(problem)
-    orders = list(itertools.islice(device_orders(problem), ORDERS))
-    if len(orders) * len(problem.micro_batches) > FEW:
-        probed = [build(problem, order, batches) for order in orders for batches in _probes(problem)]
-        found = most_promising(relaxation, probed, 4 * KEPT, PROGRAMS)
-        orders = list(dict.fromkeys(candidate.order for candidate in found))[:KEPT]
+    orders = list(dict.fromkeys(met))[:KEPT] or _promising_orders(problem, relaxation)
     every = [build(problem, order, batches) for order in orders for batches in problem.micro_batches]
     return most_promising(relaxation, every, STARTS, PROGRAMS)
+
+
+def _promising_orders(problem: Problem, relaxation: Relaxation) -> list[tuple[int, ...]]:
+    """All device orders where candidates are few, else those with the lowest relaxation at a few micro-batches."""
+    orders = list(itertools.islice(device_orders(problem), ORDERS))
+    if len(orders) * len(problem.micro_batches) <= FEW:
+        return orders
+    probed = [build(problem, order, batches) for order in orders for batches in _probes(problem)]
+    found = most_promising(relaxation, probed, 4 * KEPT, PROGRAMS)
+    return list(dict.fromkeys(candidate.order for candidate in found))[:KEPT]
 
 
 def _probes(problem: Problem) -> list[MicroBatches]:

@@ -83,6 +83,9 @@ def test_when_time_is_over_the_best_known_plan_comes_with_an_honest_gap(objectiv
     assert hurried["certificate"]["candidates"]["solved"] == 0
     assert hurried["certificate"]["bound"] <= proven["objective_ms"] <= hurried["objective_ms"]
     assert hurried["certificate"]["gap"] > 1e-4
+    # Baselines take a share of the time only: the first orders are compared, with time enough all of them.
+    assert 0 < hurried["certificate"]["candidates"]["compared"] <= search_module.MOST_COMPARED
+    assert proven["certificate"]["candidates"]["compared"] == proven["certificate"]["candidates"]["enumerated"]
 
 
 @pytest.mark.parametrize("solver", ["glpk", "highs"])
