@@ -32,7 +32,7 @@ def closure(*modules: str, package: Path = PACKAGE) -> set[str]:
         if file is None:
             raise ValueError(f"{name} is not a module of {package}")
         found.add(name)
-        waiting += _imports(name, file, package, file.stat().st_mtime_ns)
+        waiting += [module for imported in _imports(name, file, package, file.stat().st_mtime_ns) for module in _expand(imported, package)]
     return found
 
 
@@ -59,9 +59,15 @@ def _file(name: str, package: Path) -> Path | None:
 
 @functools.cache
 def _imports(name: str, file: Path, package: Path, _mtime: int) -> tuple[str, ...]:
-    """llmpq modules that one file imports; importing a.b.c runs a and a.b too, so those count as well."""
+    """llmpq modules that one file imports; importing a.b.c runs a and a.b too, so those count as well.
+
+    A package whose own code looks into its folder (``__path__``) imports what it finds there by name: all its modules count.
+    """
     names: set[str] = set()
+    folder: list[str] = []
     for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Name) and node.id == "__path__":
+            folder = [f"{name}.*"]
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,4 +77,5 @@ def _imports(name: str, file: Path, package: Path, _mtime: int) -> tuple[str, ..
                 base = ".".join(here[: len(here) - node.level + 1] + ([node.module] if node.module else []))
             names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
     parents = {".".join(parts[:end]) for parts in (n.split(".") for n in [*names, name]) for end in range(1, len(parts) + 1)}
-    return tuple(sorted(n for n in parents - {name} if n.split(".")[0] == package.name and _file(n, package) is not None))
+    known = (n for n in parents - {name} if n.split(".")[0] == package.name and _file(n, package) is not None)
+    return (*sorted(known), *folder)

@@ -41,6 +41,13 @@ def test_an_edit_reaches_the_stages_that_import_it(package: Path, file: str, sta
     assert changed == stages
 
 
+def test_a_file_added_to_a_package_that_looks_into_its_folder_counts(package: Path) -> None:
+    before = code_digest("llmpq.model.checkpoint", package=package)
+    (package / "model/families/newcomer.py").write_text("NAMES = None\n", encoding="utf-8")
+    assert "llmpq.model.families.newcomer" in closure("llmpq.model.checkpoint", package=package)
+    assert code_digest("llmpq.model.checkpoint", package=package) != before
+
+
 def test_every_module_belongs_to_a_rule() -> None:
     calls = [call for path in RULES.glob("*.smk") for call in re.findall(r"code_digest\(([^)]*)\)", path.read_text(encoding="utf-8"))]
     entries = [name for call in calls for name in re.findall(r'"([^"]+)"', call)]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from llmpq.model.config_file import ConfigFile, ModelError
 from llmpq.model.families import family_of
+from llmpq.model.names import Names
 from llmpq.model.spec import ModelSpec
 from llmpq.model.weights import WeightFiles
 
@@ -16,8 +17,8 @@ class Checkpoint:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.spec = ModelSpec.from_directory(directory)
-        self._family = family_of(ConfigFile.read(directory))
-        self._files = WeightFiles(directory, self._family.PREFIXES)
+        self.names: Names = family_of(ConfigFile.read(directory)).NAMES
+        self._files = WeightFiles(directory, self.names.prefixes)
         self._shapes = _canonical_shapes(self.spec)
 
     def layer(self, index: int) -> dict[str, Tensor]:
@@ -26,15 +27,15 @@ class Checkpoint:
         """
         if not 0 <= index < self.spec.layers:
             raise ModelError(f"{self.directory}: there is no layer {index}; the model has layers 0 to {self.spec.layers - 1}")
-        return self._checked(self._family.layer(self._files, self.spec, index), f"layer {index} ")
+        return self._checked(self.names.read_layer(self._files, self.spec, index), f"layer {index} ")
 
     def embedding(self) -> dict[str, Tensor]:
         """``embedding.weight`` [vocab, hidden]; ``positions.weight`` [rows, hidden] and ``embedding_norm.*`` where the family has them."""
-        return self._checked(self._family.embedding(self._files, self.spec))
+        return self._checked(self.names.read_embedding(self._files, self.spec))
 
     def head(self) -> dict[str, Tensor]:
         """``final_norm.*`` where the family has it and ``head.weight`` [vocab, hidden] (the embedding again when tied)."""
-        return self._checked(self._family.head(self._files, self.spec))
+        return self._checked(self.names.read_head(self._files, self.spec))
 
     def weight_files(self) -> list[Path]:
         """The safetensors files the checkpoint consists of, sorted."""

@@ -97,6 +97,17 @@ class ModelSpec:
         first = {"gate_up": (2 * self.ffn, self.hidden)} if self.gated else {"up": (self.ffn, self.hidden)}
         return {"qkv": (query + 2 * shared, self.hidden), "o": (self.hidden, query), **first, "down": (self.hidden, self.ffn)}
 
+    def part_rows(self, operator: str) -> list[int]:
+        """Rows of the parts that a fused operator holds, in order: q, k, v; gate, up; one number for the others."""
+        query, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        fused = {"qkv": [query, shared, shared], "gate_up": [self.ffn, self.ffn]}
+        return fused.get(operator) or [self.operators()[operator][0]]
+
+    def has_bias(self, name: str) -> bool:
+        """Whether a layer's operator or norm, or the final norm, has a bias."""
+        biases = {"qkv": self.qkv_bias, "o": self.o_bias, "gate_up": self.mlp_bias, "up": self.mlp_bias, "down": self.mlp_bias}
+        return biases.get(name, self.norm == "layer" and name not in ("q_norm", "k_norm"))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for model.json."""
         return asdict(self)

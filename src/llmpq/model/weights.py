@@ -70,16 +70,3 @@ def _opened(path: Path) -> safe_open:
         raise ModelError(f"{path}: no such file, though the checkpoint's index names it; prepare or download the model again") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a complete safetensors file ({error}); prepare or download the model again") from None
-
-
-def concatenated(files: WeightFiles, canonical: str, sources: Sequence[str], *, bias: bool) -> dict[str, Tensor]:
-    """``canonical``.weight (and .bias): the rows of ``sources`` one after the other; ModelError naming a source of other columns."""
-    parts = {"weight": [files.read(f"{name}.weight") for name in sources]}
-    if bias:
-        parts["bias"] = [files.read(f"{name}.bias") for name in sources]
-    for kind, rows in parts.items():
-        for name, row in zip(sources, rows, strict=True):
-            if row.dim() == 0 or row.shape[1:] != rows[0].shape[1:]:
-                found, first = ("×".join(map(str, tensor.shape)) or "a single number" for tensor in (row, rows[0]))
-                raise ModelError(f"{files.directory}: {name}.{kind} is {found}, which does not go with {sources[0]}.{kind}, {first}")
-    return {f"{canonical}.{kind}": rows[0] if len(rows) == 1 else torch.cat(rows) for kind, rows in parts.items()}

@@ -52,8 +52,7 @@ def stored_layer_bytes(spec: "ModelSpec", option: str, outlier_columns: int = OU
 def vector_bytes(spec: "ModelSpec") -> int:
     """Bytes of a layer's norms and biases, fp32 in the file and in memory."""
     norms = 2 * spec.hidden * (2 if spec.norm == "layer" else 1) + (2 * spec.head_dim if spec.qk_norm else 0)
-    has_bias = {"qkv": spec.qkv_bias, "o": spec.o_bias, "gate_up": spec.mlp_bias, "up": spec.mlp_bias, "down": spec.mlp_bias}
-    biases = sum(shape[0] for name, shape in spec.operators().items() if has_bias[name])
+    biases = sum(shape[0] for name, shape in spec.operators().items() if spec.has_bias(name))
     return (norms + biases) * FLOAT_BYTES
 
 

@@ -52,12 +52,15 @@ class Peer:
             return self.model(torch.tensor([ids])).logits[0]
 
 
-def build(case: str, directory: Path) -> Peer:
-    """Random weights everywhere: norms and biases too, which transformers would leave at one and zero, hiding a forgotten one."""
+def build(case: str, directory: Path, **changes: Any) -> Peer:
+    """Random weights everywhere: norms and biases too, which transformers would leave at one and zero, hiding a forgotten one.
+
+    ``changes`` to the case's settings.
+    """
     import transformers
 
     family, settings = CASES[case]
-    config = getattr(transformers, f"{family}Config")(**settings, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    config = getattr(transformers, f"{family}Config")(**{**settings, **changes}, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     torch.manual_seed(len(case))
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():

@@ -1,17 +1,24 @@
-"""One file per model family: config.json → ModelSpec, and tensor names → canonical ones. To add one: a file and a line here."""
+"""One file per model family, found by its name: to add one, add a file (docs/families.md).
 
-from collections.abc import Mapping
+A family is a module called as config.json's ``model_type`` with two things: ``spec(config)``, config.json → ModelSpec, and ``NAMES``, what
+its checkpoints call their tensors.
+"""
+
+import importlib
+import pkgutil
 from types import ModuleType
 
 from llmpq.model.config_file import ConfigFile, ModelError
-from llmpq.model.families import bloom, llama, mistral, opt, qwen2, qwen3
 
-FAMILIES: Mapping[str, ModuleType] = {"bloom": bloom, "llama": llama, "mistral": mistral, "opt": opt, "qwen2": qwen2, "qwen3": qwen3}
+
+def families() -> list[str]:
+    """The ``model_type`` of every family there is a file for, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def family_of(config: ConfigFile) -> ModuleType:
-    """The family module for ``model_type``; it offers spec(config), PREFIXES, and layer / embedding / head(tensors, spec[, i])."""
+    """The family module for ``model_type``; ModelError naming those there are."""
     name = config.text("model_type")
-    if name not in FAMILIES:
-        raise ModelError(f"{config.path}: model_type '{name}' is not supported; known families: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[name]
+    if name not in families():
+        raise ModelError(f"{config.path}: model_type '{name}' is not supported; known families: {', '.join(families())}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,12 +1,27 @@
 """BLOOM: LayerNorm, ungated MLP with tanh GELU, ALiBi instead of positions, a norm after the embedding, q/k/v interleaved by head."""
 
-from torch import Tensor
-
 from llmpq.model.config_file import ConfigFile
+from llmpq.model.names import Names
 from llmpq.model.spec import ModelSpec
-from llmpq.model.weights import WeightFiles, concatenated
 
-PREFIXES = ("transformer.", "")
+NAMES = Names(
+    prefixes=("transformer.", ""),
+    layer="h.{}.",
+    operators={
+        "qkv": ("self_attention.query_key_value",),
+        "o": ("self_attention.dense",),
+        "up": ("mlp.dense_h_to_4h",),
+        "down": ("mlp.dense_4h_to_h",),
+    },
+    layer_norms={"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+    ends={
+        "embedding": "word_embeddings",
+        "embedding_norm": "word_embeddings_layernorm",
+        "final_norm": "ln_f",
+        "head": "lm_head",
+    },
+    by_head=frozenset({"qkv"}),
+)
 
 # ALiBi has no position table and its configurations may name no length; every BLOOM was trained on 2048 tokens.
 _TRAINED_POSITIONS = 2048
@@ -39,34 +54,3 @@ def spec(config: ConfigFile) -> ModelSpec:
         bos_token_id=next(iter(config.token_ids("bos_token_id")), None),
         eos_token_ids=config.token_ids("eos_token_id"),
     )
-
-
-def layer(files: WeightFiles, spec: ModelSpec, index: int) -> dict[str, Tensor]:
-    at = f"h.{index}."
-    fused = concatenated(files, "qkv", [f"{at}self_attention.query_key_value"], bias=True)
-    return {
-        **{name: _separated(tensor, spec) for name, tensor in fused.items()},
-        **concatenated(files, "o", [f"{at}self_attention.dense"], bias=True),
-        **concatenated(files, "up", [f"{at}mlp.dense_h_to_4h"], bias=True),
-        **concatenated(files, "down", [f"{at}mlp.dense_4h_to_h"], bias=True),
-        **concatenated(files, "attention_norm", [f"{at}input_layernorm"], bias=True),
-        **concatenated(files, "mlp_norm", [f"{at}post_attention_layernorm"], bias=True),
-    }
-
-
-def _separated(rows: Tensor, spec: ModelSpec) -> Tensor:
-    """Rows stored head by head as (q, k, v) → all of q, then k, then v."""
-    if rows.shape[0] != 3 * spec.heads * spec.head_dim:
-        return rows  # of another model: Checkpoint says so, with name and shapes
-    by_head = rows.view(spec.heads, 3, spec.head_dim, *rows.shape[1:])
-    return by_head.transpose(0, 1).reshape(rows.shape).contiguous()
-
-
-def embedding(files: WeightFiles, spec: ModelSpec) -> dict[str, Tensor]:
-    norm = concatenated(files, "embedding_norm", ["word_embeddings_layernorm"], bias=True)
-    return {"embedding.weight": files.read("word_embeddings.weight"), **norm}
-
-
-def head(files: WeightFiles, spec: ModelSpec) -> dict[str, Tensor]:
-    norm = concatenated(files, "final_norm", ["ln_f"], bias=True)
-    return {**norm, "head.weight": files.read("word_embeddings.weight" if spec.tied_embeddings else "lm_head.weight")}

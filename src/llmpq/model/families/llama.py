@@ -1,13 +1,27 @@
 """Llama (1–3.x, and models published in its format such as SmolLM2); the other gated, rotary families build on it."""
 
-from torch import Tensor
-
 from llmpq.model.activation import activation_name
 from llmpq.model.config_file import ConfigFile
+from llmpq.model.names import Names
 from llmpq.model.spec import ModelSpec, RopeSpec
-from llmpq.model.weights import WeightFiles, concatenated
 
-PREFIXES = ("model.", "")
+NAMES = Names(
+    prefixes=("model.", ""),
+    layer="layers.{}.",
+    operators={
+        "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "o": ("self_attn.o_proj",),
+        "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+        "down": ("mlp.down_proj",),
+    },
+    layer_norms={
+        "attention_norm": "input_layernorm",
+        "mlp_norm": "post_attention_layernorm",
+        "q_norm": "self_attn.q_norm",
+        "k_norm": "self_attn.k_norm",
+    },
+    ends={"embedding": "embed_tokens", "final_norm": "norm", "head": "lm_head"},
+)
 
 
 def spec(config: ConfigFile) -> ModelSpec:
@@ -84,30 +98,3 @@ def rope_spec(config: ConfigFile) -> RopeSpec:
         float(table["high_freq_factor"]),
         int(table["original_max_position_embeddings"]),
     )
-
-
-def layer(files: WeightFiles, spec: ModelSpec, index: int) -> dict[str, Tensor]:
-    at = f"layers.{index}."
-    tensors = {
-        **concatenated(files, "qkv", [f"{at}self_attn.{name}_proj" for name in "qkv"], bias=spec.qkv_bias),
-        **concatenated(files, "o", [f"{at}self_attn.o_proj"], bias=spec.o_bias),
-        **concatenated(files, "gate_up", [f"{at}mlp.gate_proj", f"{at}mlp.up_proj"], bias=spec.mlp_bias),
-        **concatenated(files, "down", [f"{at}mlp.down_proj"], bias=spec.mlp_bias),
-        "attention_norm.weight": files.read(f"{at}input_layernorm.weight"),
-        "mlp_norm.weight": files.read(f"{at}post_attention_layernorm.weight"),
-    }
-    if spec.qk_norm:
-        tensors["q_norm.weight"] = files.read(f"{at}self_attn.q_norm.weight")
-        tensors["k_norm.weight"] = files.read(f"{at}self_attn.k_norm.weight")
-    return tensors
-
-
-def embedding(files: WeightFiles, spec: ModelSpec) -> dict[str, Tensor]:
-    return {"embedding.weight": files.read("embed_tokens.weight")}
-
-
-def head(files: WeightFiles, spec: ModelSpec) -> dict[str, Tensor]:
-    return {
-        "final_norm.weight": files.read("norm.weight"),
-        "head.weight": files.read("embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"),
-    }

@@ -1,10 +1,10 @@
 """Mistral: Llama's layer; a sliding window limits how long a sequence may be (ModelSpec.check_context)."""
 
 from llmpq.model.config_file import ConfigFile
-from llmpq.model.families.llama import PREFIXES, embedding, gated_rotary_spec, head, layer
+from llmpq.model.families.llama import NAMES, gated_rotary_spec
 from llmpq.model.spec import ModelSpec
 
-__all__ = ["DEFAULT_WINDOW", "PREFIXES", "embedding", "head", "layer", "spec"]
+__all__ = ["DEFAULT_WINDOW", "NAMES", "spec"]
 
 # What transformers takes where the key is missing; an explicit null means no window.
 DEFAULT_WINDOW = 4096

@@ -1,13 +1,22 @@
 """OPT: LayerNorm, ungated MLP, biases everywhere, learned positions whose table starts two rows late."""
 
-from torch import Tensor
-
 from llmpq.model.activation import activation_name
 from llmpq.model.config_file import ConfigFile
+from llmpq.model.names import Names
 from llmpq.model.spec import ModelSpec
-from llmpq.model.weights import WeightFiles, concatenated
 
-PREFIXES = ("model.decoder.", "decoder.")
+NAMES = Names(
+    prefixes=("model.decoder.", "decoder."),
+    layer="layers.{}.",
+    operators={
+        "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "o": ("self_attn.out_proj",),
+        "up": ("fc1",),
+        "down": ("fc2",),
+    },
+    layer_norms={"attention_norm": "self_attn_layer_norm", "mlp_norm": "final_layer_norm"},
+    ends={"embedding": "embed_tokens", "positions": "embed_positions", "final_norm": "final_layer_norm", "head": "lm_head"},
+)
 
 # OPT reserves the first two rows of its position table (inherited from fairseq's padding index).
 _POSITION_OFFSET = 2
@@ -45,24 +54,3 @@ def spec(config: ConfigFile) -> ModelSpec:
         bos_token_id=next(iter(config.token_ids("bos_token_id")), None),
         eos_token_ids=config.token_ids("eos_token_id"),
     )
-
-
-def layer(files: WeightFiles, spec: ModelSpec, index: int) -> dict[str, Tensor]:
-    at = f"layers.{index}."
-    return {
-        **concatenated(files, "qkv", [f"{at}self_attn.{name}_proj" for name in "qkv"], bias=spec.qkv_bias),
-        **concatenated(files, "o", [f"{at}self_attn.out_proj"], bias=spec.o_bias),
-        **concatenated(files, "up", [f"{at}fc1"], bias=spec.mlp_bias),
-        **concatenated(files, "down", [f"{at}fc2"], bias=spec.mlp_bias),
-        **concatenated(files, "attention_norm", [f"{at}self_attn_layer_norm"], bias=True),
-        **concatenated(files, "mlp_norm", [f"{at}final_layer_norm"], bias=True),
-    }
-
-
-def embedding(files: WeightFiles, spec: ModelSpec) -> dict[str, Tensor]:
-    return {"embedding.weight": files.read("embed_tokens.weight"), "positions.weight": files.read("embed_positions.weight")}
-
-
-def head(files: WeightFiles, spec: ModelSpec) -> dict[str, Tensor]:
-    norm = concatenated(files, "final_norm", ["final_layer_norm"], bias=True) if spec.final_norm else {}
-    return {**norm, "head.weight": files.read("embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight")}

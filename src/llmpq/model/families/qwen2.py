@@ -1,10 +1,10 @@
 """Qwen2 and Qwen2.5: Llama's layer with biases on q, k and v; the sliding window only where the configuration switches it on."""
 
 from llmpq.model.config_file import ConfigFile
-from llmpq.model.families.llama import PREFIXES, embedding, gated_rotary_spec, head, layer
+from llmpq.model.families.llama import NAMES, gated_rotary_spec
 from llmpq.model.spec import ModelSpec
 
-__all__ = ["DEFAULT_WINDOW", "PREFIXES", "embedding", "head", "layer", "spec", "window_in_use"]
+__all__ = ["DEFAULT_WINDOW", "NAMES", "spec", "window_in_use"]
 
 # What transformers takes where the key is missing; an explicit null means no window.
 DEFAULT_WINDOW = 4096

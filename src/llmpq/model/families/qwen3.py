@@ -1,11 +1,11 @@
 """Qwen3 (dense): Llama's layer with an RMS norm over each query and key head before the rotation."""
 
 from llmpq.model.config_file import ConfigFile
-from llmpq.model.families.llama import PREFIXES, embedding, gated_rotary_spec, head, layer
+from llmpq.model.families.llama import NAMES, gated_rotary_spec
 from llmpq.model.families.qwen2 import window_in_use
 from llmpq.model.spec import ModelSpec
 
-__all__ = ["PREFIXES", "embedding", "head", "layer", "spec"]
+__all__ = ["NAMES", "spec"]
 
 # Qwen3Config's default; unlike its siblings hidden_size / heads is not the head size.
 _DEFAULT_HEAD_DIM = 128
