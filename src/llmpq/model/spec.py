@@ -65,6 +65,9 @@ class ModelSpec:
         config = ConfigFile.read(directory)
         if config.values.get("quantization_config"):
             raise config.refuse("quantization_config", "an already quantised checkpoint; give the full-precision one")
+        brought = [name for name in config.table("auto_map") if name == "AutoConfig" or name.startswith("AutoModel")]
+        if brought:
+            raise config.refuse("auto_map", "the model brings code of its own, which is never run; give one of a known family")
         spec = family_of(config).spec(config)
         if (Path(directory) / "generation_config.json").is_file():
             ends = ConfigFile.read(directory, "generation_config.json").token_ids("eos_token_id")

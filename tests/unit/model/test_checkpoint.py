@@ -182,7 +182,7 @@ def test_missing_and_damaged_files_are_named(model: Path) -> None:
     weights.unlink()
     assert "model.safetensors: no such file; prepare the model first" in message(model)
     (model / "pytorch_model.bin").touch()
-    assert "pytorch_model.bin is a pickle, which is never read: convert it to safetensors" in message(model)
+    assert "no such file; pytorch_model.bin is a pickle: `llmpq prepare` converts it" in message(model)
     (model / "config.json").write_text('{"model_type": "lla')
     assert "config.json: not a complete JSON file" in message(model)
     (model / "config.json").unlink()
