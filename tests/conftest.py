@@ -1,6 +1,7 @@
 """Fixtures that several packages share: the real model, and a tiny random one that needs no download and no transformers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,12 @@ def write_tiny_llama(directory: Path, seed: int = 0, **changes: object) -> Path:
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+@pytest.fixture(scope="session")
+def write_llama() -> Callable[..., Path]:
+    """The function write_tiny_llama, for tests that want other sizes."""
+    return write_tiny_llama
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ ORDER = (
     "pareto",
     "serve",
     "evaluate",
+    "export",
     "report",
     "track",
     "ui",

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": BASE | MODEL | {"emulation", "processes"},
     "validity": BASE | MODEL | {"evaluate", "text", "report"},
     "evaluate": BASE | MODEL | {"text"},
+    "export": BASE | MODEL,
     "report": BASE,
     "session": BASE,
     "job": BASE | {"session"},

@@ -9,8 +9,8 @@ import pytest
 from llmpq.sources import PACKAGE, all_modules, closure, code_digest
 
 RULES = Path(__file__).parents[2] / "workflow" / "rules"
-# Beside the stages: the command line, the bench of the planner, the workflow's own frame, and what reads or checks the configuration.
-BESIDE = re.compile(r"llmpq(\.(cli|__main__|commands.*|config.*|doctor|job|session|sources|bench.*|plan\.textbook))?$")
+# Beside the stages: exports, the command line, the bench of the planner, the workflow's own frame, and what reads the configuration.
+BESIDE = re.compile(r"llmpq(\.(cli|__main__|commands.*|config.*|doctor|export.*|job|session|sources|bench.*|plan\.textbook))?$")
 
 
 @pytest.fixture

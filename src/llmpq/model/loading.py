@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -61,7 +62,7 @@ class StageLoader:
         self._resident[kind] += resident
 
     def _layer(self, index: int, option: str) -> DecoderLayer:
-        stored, digest = self._read(index, option)
+        stored, digest = read_stored_layer(self.checkpoint, self.quantised_dir, index, option)
         columns = [len(parts["outlier_columns"]) for parts in stored.operators.values() if "outlier_columns" in parts]
         self._account("weights", resident_layer_bytes(self.checkpoint.spec, option, max(columns, default=OUTLIER_COLUMNS)))
         operators = {name: make_linear(option, parts, stored.bias(name)) for name, parts in stored.operators.items()}
@@ -71,26 +72,42 @@ class StageLoader:
         _return_freed_memory()
         return layer
 
-    def _read(self, index: int, option: str) -> tuple[LayerTensors, str]:
-        if self.quantised_dir is None or option == _YARDSTICK:
-            layer = plain_layer(self.checkpoint.layer(index), self.checkpoint.spec.operators(), index, option)
-            return layer, layer.content_sha256()
-        path = find_layer_file(self.quantised_dir, index, option)
-        return read_layer(path, index, option), read_header(path)["content_sha256"]
-
     def _embedding(self) -> Embedding:
         spec = self.checkpoint.spec
         self._account("embedding", resident_end_bytes(spec, "embedding", self.end_option))
         tensors = self.checkpoint.embedding()
-        self._lines["embedding"].append(f"embedding {self.end_option} {tensors_sha256(tensors)}")
-        return Embedding(spec, _stored(tensors, self.end_option))
+        self._lines["embedding"].append(end_line("embedding", self.end_option, tensors))
+        return Embedding(spec, stored_end("embedding", self.end_option, tensors))
 
     def _head(self) -> Head:
         spec = self.checkpoint.spec
         self._account("head", resident_end_bytes(spec, "head", self.end_option))
         tensors = self.checkpoint.head()
-        self._lines["head"].append(f"head {self.end_option} {tensors_sha256(tensors)}")
+        self._lines["head"].append(end_line("head", self.end_option, tensors))
         return Head(spec, tensors, make_linear(self.end_option, {"weight": tensors["head.weight"]}))
+
+
+def read_stored_layer(checkpoint: Checkpoint, quantised_dir: Folders | None, index: int, option: str) -> tuple[LayerTensors, str]:
+    """A layer at an option and the digest of its tensors: from its layer file, or from the checkpoint (option 32, or no folder)."""
+    if quantised_dir is None or option == _YARDSTICK:
+        layer = plain_layer(checkpoint.layer(index), checkpoint.spec.operators(), index, option)
+        return layer, layer.content_sha256()
+    path = find_layer_file(quantised_dir, index, option)
+    return read_layer(path, index, option), read_header(path)["content_sha256"]
+
+
+def stored_end(end: Literal["embedding", "head"], option: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The table of an end in its option's type; positions and norms stay fp32. LlmpqError for a table that fp16 cannot hold."""
+    table = tensors[f"{end}.weight"]
+    if option == "16":
+        check_half_range(table, f"the {end}: a weight")
+        table = table.half()
+    return {**tensors, f"{end}.weight": table}
+
+
+def end_line(end: Literal["embedding", "head"], option: str, tensors: dict[str, Tensor]) -> str:
+    """What a digest of a model says about one of its ends, from the checkpoint's tensors."""
+    return f"{end} {option} {tensors_sha256(tensors)}"
 
 
 def _return_freed_memory() -> None:
@@ -98,12 +115,3 @@ def _return_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _stored(tensors: dict[str, Tensor], option: str) -> dict[str, Tensor]:
-    """The token table in its option's type; positions and norms stay fp32. LlmpqError for a table that fp16 cannot hold."""
-    table = tensors["embedding.weight"]
-    if option == "16":
-        check_half_range(table, "the embedding: a weight")
-        table = table.half()
-    return {**tensors, "embedding.weight": table}

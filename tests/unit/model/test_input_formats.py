@@ -7,13 +7,12 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import write_tiny_llama
 from safetensors.torch import load_file
 from test_checkpoint import configure, shard
 from test_gguf import write_gguf
@@ -267,10 +266,12 @@ print((kib("VmHWM") - before) * 1024, sum(stage.resident_bytes.values()))
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_two_layers_of_forty_take_the_memory_of_two(tiny_llama_dir: Path, tmp_path: Path, sharded: bool) -> None:
+def test_two_layers_of_forty_take_the_memory_of_two(
+    tiny_llama_dir: Path, write_llama: Callable[..., Path], tmp_path: Path, sharded: bool
+) -> None:
     """Peak growth of a process's resident memory; a stage packs one layer at a time, so its raw tensors come on top once."""
     sizes = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 1024, "num_hidden_layers": 40, "vocab_size": 4096}
-    large = write_tiny_llama(tmp_path / "large", **sizes)
+    large = write_llama(tmp_path / "large", **sizes)
     if sharded:
         shard(large)
     total = sum(path.stat().st_size for path in large.glob("*.safetensors"))

@@ -1,0 +1,71 @@
+"""``llmpq export``: the weights of a plan as a checkpoint that other programs load."""
+
+import argparse
+from pathlib import Path
+
+HELP = "write the weights of a plan as a checkpoint of another format, without quantising again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", type=Path, nargs="?", metavar="PLAN.json", help="the plan whose options to export")
+    parser.add_argument("--option", help="in place of a plan: one option in all layers")
+    parser.add_argument(
+        "--to",
+        nargs=2,
+        required=True,
+        metavar=("FORMAT", "DIR"),
+        help="compressed-tensors (read by transformers and vLLM; options 16, 8, w8a8, 4 and their symmetric variants) or gptq (read by "
+        "GPTQModel and vLLM; 16, 8, 4, 3, 2), and the directory to write",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint directory of the model")
+    parser.add_argument(
+        "--quantised",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folder of the layer groups, or the groups to use; without it options 16 and 32 are read from the checkpoint",
+    )
+    parser.add_argument(
+        "--same-as",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="serve.json, quality.json or another export.json whose weights these must be",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; prints what was written and the digest of its weights."""
+    from llmpq import artifacts
+    from llmpq.export.assignment import Assignment
+    from llmpq.export.target import ExportError
+    from llmpq.export.targets import target_named
+    from llmpq.export.write import export_checkpoint
+    from llmpq.model.spec import ModelSpec
+
+    if bool(args.plan) == bool(args.option):
+        raise ExportError("give either PLAN.json or --option")
+    target, out = target_named(args.to[0]), Path(args.to[1])
+    if args.plan:
+        assignment = Assignment.of_plan(artifacts.read(args.plan, "plan"), str(args.plan))
+    else:
+        assignment = Assignment.uniform(args.option, ModelSpec.from_directory(args.checkpoint).layers)
+    same_as = {str(path): _weights_of(path) for path in args.same_as}
+    inputs = (args.plan,) if args.plan else ()
+    record = export_checkpoint(args.checkpoint, args.quantised, assignment, target, out, same_as=same_as, inputs=inputs)
+    size = sum(record["files"].values()) / 2**20
+    print(f"{out}: {target.name}, {len(record['options'])} layers, {size:.1f} MiB, {record['dtype']}, weights {record['weights_sha256']}")
+    return 0
+
+
+def _weights_of(path: Path) -> str:
+    """weights_sha256 of a serve.json, quality.json or export.json, told apart by name."""
+    from llmpq import artifacts, planless
+    from llmpq.export.target import ExportError
+
+    kind = next((kind for kind in ("quality", "export") if kind in path.name), "serve")
+    document = artifacts.read(path, kind)
+    if (why := planless.reason(document)) is not None:
+        raise ExportError(f"{path}: is of a strategy without a plan: {why}")
+    return str(document["weights_sha256"])

@@ -1,0 +1,70 @@
+"""What is exported: an option for every layer and for both ends, from a plan or the same for all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmpq import planless
+from llmpq.export.target import ExportError, Target
+from llmpq.model.spec import ModelSpec
+from llmpq.quant.options import WeightOption, weight_option
+
+_ENDS = ("16", "32")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """``options``: one per decoder layer; ``label`` says in messages what they come from."""
+
+    label: str
+    options: tuple[str, ...]
+    embedding_option: str = "16"
+    head_option: str = "16"
+
+    @classmethod
+    def of_plan(cls, plan: Mapping[str, Any], label: str) -> "Assignment":
+        """The options of a plan.json; ExportError where it has no plan."""
+        if (why := planless.reason(plan)) is not None:
+            raise ExportError(f"{label}: strategy {plan['strategy']} has no plan to export: {why}")
+        stages = sorted(plan["stages"], key=lambda stage: stage["first_layer"])
+        ends = {f"{end}_option": next(stage[f"{end}_option"] for stage in stages if stage[f"has_{end}"]) for end in ("embedding", "head")}
+        return cls(label, tuple(option for stage in stages for option in stage["options"]), **ends)
+
+    @classmethod
+    def uniform(cls, option: str, layers: int) -> "Assignment":
+        """The same option in all layers; ends at 16 bits, with option 32 at 32."""
+        end = "32" if option == "32" else "16"
+        return cls(f"option {option}", (option,) * layers, end, end)
+
+    def checked(self, spec: ModelSpec, target: Target) -> list[WeightOption]:
+        """The layers' options; ExportError where the target cannot express one, or the model is another, with what to choose instead."""
+        if len(self.options) != spec.layers:
+            raise ExportError(f"{self.label}: has {len(self.options)} layers, the model {spec.layers}; give the checkpoint it was made for")
+        for name in dict.fromkeys(self.options):
+            layers = [layer for layer, option in enumerate(self.options) if option == name]
+            reason = _refusal(name, target)
+            if reason is not None:
+                others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+                raise ExportError(
+                    f"{self.label}: layer {layers[0]}{others} at option '{name}' cannot be exported to {target.name}: {reason}"
+                )
+        for end in ("embedding", "head"):
+            option = getattr(self, f"{end}_option")
+            if option not in _ENDS:
+                raise ExportError(
+                    f"{self.label}: the {end} at option '{option}' cannot be exported to {target.name}: readers keep it unquantised; "
+                    "choose 16 for embedding and head"
+                )
+        if spec.tied_embeddings and self.embedding_option != self.head_option:
+            raise ExportError(
+                f"{self.label}: embedding and head are one tensor, but kept at {self.embedding_option} and {self.head_option} bits; "
+                "choose the same for both"
+            )
+        return [weight_option(name) for name in self.options]
+
+
+def _refusal(name: str, target: Target) -> str | None:
+    weights, separator, cache = name.partition("/")
+    if separator:
+        return f"a checkpoint cannot say that single layers keep their cache as {cache}; choose {weights}"
+    return target.refusal(weight_option(name))
