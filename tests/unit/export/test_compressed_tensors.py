@@ -134,7 +134,4 @@ def test_the_real_model_at_4_8_and_16_bits(tmp_path: Path, real_model_dir: Path)
         found = model(prompt).logits
     checkpoint_of(dict(model.state_dict()), real_model_dir / "config.json", tmp_path / "dense")
     ours = StageModel.load(tmp_path / "dense", None, first_layer=0, options=["32"] * 30, has_embedding=True, has_head=True, end_option="32")
-    torch.testing.assert_close(found, ours.logits(prompt), atol=2e-3, rtol=0)  # logits around 20
-    served = StageModel.load(real_model_dir, layers, first_layer=0, options=options, has_embedding=True, has_head=True)
-    agree = (served.logits(prompt).argmax(-1) == found.argmax(-1)).float().mean()
-    assert agree > 0.9  # the serving kernels multiply in bf16
+    torch.testing.assert_close(found, ours.logits(prompt), atol=5e-4, rtol=0)  # logits up to 29
