@@ -7,6 +7,7 @@ one likewise along the outputs.
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def test_scales_that_fp16_does_not_hold_stay_bf16_and_readers_compute_in_it(tmp_
     compare(case, tmp_path / "out", tmp_path / "dense")
 
 
-def test_shapes_that_fill_no_words_are_refused(tmp_path: Path, write_llama: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shapes_that_fill_no_words_are_refused(
+    tmp_path: Path, write_llama: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     from serve_cases import quantised_layers
 
     model = write_llama(tmp_path / "model", intermediate_size=72)

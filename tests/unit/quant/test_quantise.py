@@ -2,12 +2,12 @@
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import write_tiny_llama
 from quant_cases import fits
 
 from llmpq import artifacts
@@ -177,15 +177,15 @@ def test_bad_settings(tiny_llama_dir: Path, calibration: Path, tmp_path: Path, c
     assert not (tmp_path / "out").exists()
 
 
-def test_shapes_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_shapes_that_do_not_fit_are_named(write_llama: Callable[..., Path], tmp_path: Path) -> None:
     """An FFN of 96 is no multiple of 64: the message says where and why."""
-    directory = write_tiny_llama(tmp_path / "model", intermediate_size=96)
+    directory = write_llama(tmp_path / "model", intermediate_size=96)
     calibrate(directory, [[1, 2, 3, 4]] * 2, tmp_path / "c.safetensors", {})
     with pytest.raises(LlmpqError, match="layer 0, operator down, option '4': 96 inputs are no multiple of the group size 64"):
         quantise_group(directory, tmp_path / "c.safetensors", tmp_path / "out", first=0, last=0, options=["4"], settings={})
 
 
-def test_another_models_calibration_is_refused(calibration: Path, tmp_path: Path) -> None:
-    directory = write_tiny_llama(tmp_path / "model", num_hidden_layers=2)
+def test_another_models_calibration_is_refused(write_llama: Callable[..., Path], calibration: Path, tmp_path: Path) -> None:
+    directory = write_llama(tmp_path / "model", num_hidden_layers=2)
     with pytest.raises(ArtifactError, match="calibrated for 4 layers"):
         quantise_group(directory, calibration, tmp_path / "out", first=0, last=0, options=["4"], settings={})
