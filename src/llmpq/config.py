@@ -12,6 +12,7 @@ from typing import Any
 from llmpq.config_messages import one_line
 from llmpq.errors import ConfigError
 
+DEFAULT_END_OPTIONS = ("16", "8", "w8a8")
 DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
 SHARED = ("model", "profile", "quantizer", "indicator")  # results of these are stored under the entry's name alone
 
@@ -37,7 +38,7 @@ class Model:
     name: str
     source: str
     layers: int
-    end_option: str = "16"
+    end_options: list[str] = field(default_factory=lambda: list(DEFAULT_END_OPTIONS))
     wheel: str = ""
     member: str = ""
     sha256: str = ""

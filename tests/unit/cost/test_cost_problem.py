@@ -86,6 +86,7 @@ def inputs() -> dict[str, Any]:
                 for layer in range(3)
                 for option, w in (("16", 0.0), ("w8a8", 0.2), ("4", 1.0))
             ],
+            "ends": [{"end": "embedding", "option": "8", "omega": 0.001}, {"end": "head", "option": "8", "omega": 0.02}],
         },
     }
 

@@ -164,7 +164,7 @@ def _manifest_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def stage(made: dict[str, Any], options: list[str], has_head: bool) -> StageModel:
-    ends = {"has_embedding": True, "has_head": has_head, "end_option": "32"}
+    ends = {"embedding": "32", "head": "32" if has_head else None}
     return StageModel.load(made["checkpoint_dir"], Path(made["calibration_file"]).parent, first_layer=0, options=options, **ends)
 
 

@@ -49,7 +49,7 @@ def requests(lengths: Sequence[int], new_tokens: Sequence[int] | int, vocab: int
 
 
 def plan_body(
-    spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Sequence[str], slots: int, capacity: int, end_option: str = "32"
+    spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Sequence[str], slots: int, capacity: int, ends: str = "32"
 ) -> dict[str, Any]:
     """A plan whose stage j has ``cut[j]`` layers, on device d{j}, with ample budgets; figures that serving does not need are round."""
     stages, layer = [], 0
@@ -62,8 +62,8 @@ def plan_body(
                 "options": list(options[layer : layer + count]),
                 "has_embedding": number == 0,
                 "has_head": number == len(cut) - 1,
-                "embedding_option": end_option if number == 0 else None,
-                "head_option": end_option if number == len(cut) - 1 else None,
+                "embedding_option": ends if number == 0 else None,
+                "head_option": ends if number == len(cut) - 1 else None,
                 "bytes": {
                     "weights": 1,
                     "kv": kv,
@@ -158,6 +158,7 @@ class Case:
         slots: int = 0,
         options: Sequence[str] = (),
         quantised: Path | None = None,
+        ends: str = "32",
         **settings: Any,
     ) -> None:
         spec = ModelSpec.from_directory(checkpoint)
@@ -165,8 +166,8 @@ class Case:
         slots = slots or len(rows)
         self.directory, self.checkpoint, self.quantised = directory, checkpoint, quantised
         self.cluster = cluster(len(cut))
-        self.settings = {"slots": slots, "ignore_eos": True, "end_option": "32", "timeout_s": 20, "margins": True, **settings}
-        self.body = plan_body(spec, cut, sizes, options or ["32"] * sum(cut), slots, capacity, self.settings["end_option"])
+        self.settings = {"slots": slots, "ignore_eos": True, "timeout_s": 20, "margins": True, **settings}
+        self.body = plan_body(spec, cut, sizes, options or ["32"] * sum(cut), slots, capacity, ends)
         self.workload = write_workload(directory / "workload.json", rows)
         self.said: list[str] = []
 
@@ -198,7 +199,7 @@ def configuration(case: Case, path: Path, **changes: Any) -> Path:
     config = {
         "name": "test",
         "cluster": {**case.cluster, "link": case.cluster.get("link") or {"delay_ms": 0.0}},
-        "model": {"name": "tiny", "source": "path", "layers": LAYERS, "end_option": case.settings["end_option"]},
+        "model": {"name": "tiny", "source": "path", "layers": LAYERS},
         "workload": {"name": "test", **other, **settings},
         "serve": {
             "name": "test", "schedule": "barrier", "timeout_s": case.settings["timeout_s"], "load_timeout_s": 60,
