@@ -25,16 +25,17 @@ from llmpq.serve.batch import serve
 LAYERS, VOCAB = 6, 199
 
 
-def tiny_llama(directory: Path, seed: int = 0) -> Path:
-    """A random Llama of 6 layers with grouped KV heads, saved as safetensors."""
+def tiny_llama(directory: Path, seed: int = 0, **changes: Any) -> Path:
+    """A random Llama of 6 layers with grouped KV heads, saved as safetensors; ``changes`` to its configuration."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB,
-        max_position_embeddings=256, tie_word_embeddings=False, eos_token_id=7, bos_token_id=1, initializer_range=0.4,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(directory)
+    settings = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": VOCAB, "max_position_embeddings": 256, "tie_word_embeddings": False, "eos_token_id": 7, "bos_token_id": 1,
+        "initializer_range": 0.4, **changes,
+    }  # fmt: skip
+    LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(directory)
     return directory
 
 
