@@ -25,11 +25,19 @@ OPTIONS, END_OPTIONS = ["16", "4"], ["16", "8"]
 PROMPT, NEW, REQUESTS = 6, 4, 3
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return quantised_model(tmp_path_factory.mktemp("tied"), True)
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return quantised_model(tmp_path_factory.mktemp("untied"), False)
+
+
+def quantised_model(folder: Path, tied: bool) -> dict[str, Any]:
     """A model whose ends are most of it, its quantised layers and ends, and the indicator."""
-    folder = tmp_path_factory.mktemp("ends")
-    changes = {"num_hidden_layers": LAYERS, "vocab_size": 4096, "tie_word_embeddings": request.param}
+    changes = {"num_hidden_layers": LAYERS, "vocab_size": 4096, "tie_word_embeddings": tied}
     model = serve_cases.tiny_llama(folder / "model", **changes)
     draw = torch.Generator().manual_seed(0)
     windows = torch.randint(3, 4096, (8, 32), generator=draw).tolist()
@@ -88,13 +96,14 @@ def problem(made: dict[str, Any], memory_mib: list[float], quality_budget: float
 
 # In MiB a layer takes 0.5 at 16 bit and 0.02 at 4, the embedding 0.5 or 0.26, the head 4 (padded by its kernel) or 0.26.
 @pytest.mark.parametrize(
-    ("memory_mib", "ends"),
-    [([64.0], ("16", "16")), ([3.0], ("16", "8")), ([1.7, 1.7], ("16", "8"))],
+    ("model", "memory_mib", "ends"),
+    [("tied", [64.0], ("16", "16")), ("untied", [3.0], ("16", "8")), ("tied", [1.7, 1.7], ("16", "8"))],
     ids=["ample", "tight", "two tight stages"],
 )
 def test_the_ends_that_fit_are_planned_served_and_evaluated(
-    made: dict[str, Any], tmp_path: Path, memory_mib: list[float], ends: tuple[str, str]
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, memory_mib: list[float], ends: tuple[str, str]
 ) -> None:
+    made = request.getfixturevalue(model)
     plan, served = planned_and_served(made, tmp_path, memory_mib)
     assert plan_ends(plan) == ends
     assert len(plan["stages"]) == len(memory_mib) or ends == ("16", "16")
@@ -106,21 +115,19 @@ def test_the_ends_that_fit_are_planned_served_and_evaluated(
     assert (document["embedding_option"], document["head_option"]) == ends
 
 
-def test_tied_ends_share_a_table_where_two_do_not_fit(made: dict[str, Any], tmp_path: Path) -> None:
+def test_tied_ends_share_a_table_where_two_do_not_fit(tied: dict[str, Any], untied: dict[str, Any], tmp_path: Path) -> None:
     """0.5 MiB hold four layers at 4 bit, their cache and one table of 8 bit, not two."""
-    if not Checkpoint(made["model"]).spec.tied_embeddings:
-        with pytest.raises(LlmpqError, match="no plan fits in memory"):
-            planned_and_served(made, tmp_path, [0.5], 1.2)
-        return
-    plan, served = planned_and_served(made, tmp_path, [0.5], 1.2)
+    with pytest.raises(LlmpqError, match="no plan fits in memory"):
+        planned_and_served(untied, tmp_path, [0.5], 1.2)
+    plan, served = planned_and_served(tied, tmp_path, [0.5], 1.2)
     assert plan_ends(plan) == ("8", "8")
     held = served["stages"][0]["bytes"]["measured"]
     assert (held["embedding"], held["head"]) == (4096 * (64 + 2), 64 * 4)  # codes and scales once, and the final norm
 
 
-def test_ends_that_were_not_quantised_are_named_before_anything_starts(made: dict[str, Any], tmp_path: Path) -> None:
+def test_ends_that_were_not_quantised_are_named_before_anything_starts(tied: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no file head\.8\.safetensors .* quantise the head at option '8'"):
-        planned_and_served({**made, "quantised": made["quantised"][:1]}, tmp_path, [3.0])
+        planned_and_served({**tied, "quantised": tied["quantised"][:1]}, tmp_path, [3.0])
     assert serve_cases.stage_processes() == []
 
 
