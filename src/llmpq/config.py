@@ -12,7 +12,6 @@ from typing import Any
 from llmpq.config_messages import one_line
 from llmpq.errors import ConfigError
 
-DEFAULT_END_OPTIONS = ("16", "8", "w8a8")
 DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
 SHARED = ("model", "profile", "quantizer", "indicator")  # results of these are stored under the entry's name alone
 
@@ -38,7 +37,7 @@ class Model:
     name: str
     source: str
     layers: int
-    end_options: list[str] = field(default_factory=lambda: list(DEFAULT_END_OPTIONS))
+    end_options: list[str] = field(default_factory=lambda: ["16", "8", "w8a8"])
     wheel: str = ""
     member: str = ""
     sha256: str = ""

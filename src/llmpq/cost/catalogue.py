@@ -70,11 +70,15 @@ def layer_bytes(shape: Shape, option: str) -> int:
     return shape.weights * bits // 8 + (scales + shape.vectors) * HALF_BYTES
 
 
-def end_bytes(shape: Shape, end: str, option: str) -> int:
-    """Bytes of the embedding (with learned positions) or of the head (with its norm): 16 bit, or codes and a 16-bit scale per row."""
+def table_bytes(shape: Shape, option: str) -> int:
+    """Bytes of a vocabulary table: 16 bit, or codes and a 16-bit scale per row."""
     bits = BITS[option]
-    table = shape.vocab * shape.hidden * bits // 8 + (shape.vocab * HALF_BYTES if bits < 16 else 0)
-    return table + (shape.learned_positions if end == "embedding" else 2) * shape.hidden * HALF_BYTES
+    return shape.vocab * shape.hidden * bits // 8 + (shape.vocab * HALF_BYTES if bits < 16 else 0)
+
+
+def end_bytes(shape: Shape, end: str, option: str) -> int:
+    """Bytes of the embedding (with learned positions) or of the head (with its norm)."""
+    return table_bytes(shape, option) + (shape.learned_positions if end == "embedding" else 2) * shape.hidden * HALF_BYTES
 
 
 def kv_layer_bytes(shape: Shape, slots: int, tokens: int) -> int:
@@ -102,7 +106,7 @@ class Roofline:
 
     def head_ms(self, option: str, size: int) -> float:
         """Logits of one position per request, in both phases."""
-        return self._linear_ms(option, size, self.shape.vocab * self.shape.hidden, end_bytes(self.shape, "head", option))
+        return self._linear_ms(option, size, self.shape.vocab * self.shape.hidden, table_bytes(self.shape, option))
 
     def embedding_ms(self, option: str, tokens: float) -> float:
         """Reading ``tokens`` rows at ``option`` and writing them at 16 bit."""
