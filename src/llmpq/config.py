@@ -37,7 +37,7 @@ class Model:
     name: str
     source: str
     layers: int
-    end_option: str = "16"
+    end_options: list[str] = field(default_factory=lambda: ["16", "8", "w8a8"])
     wheel: str = ""
     member: str = ""
     sha256: str = ""

@@ -8,11 +8,10 @@ from llmpq.config import SHARED
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
-from llmpq.quant.options import OPTIONS, known_options
+from llmpq.quant.options import END_OPTIONS, OPTIONS, known_options, options_of_end
 
 CHOICES = {
     "model.source": ("package", "path", "hub", "shape"),
-    "model.end_option": ("16", "32"),
     "cluster.launch": ("local", "none"),
     "quantizer.method": ("gptq", "rtn"),
     "indicator.method": ("residual-error", "variance", "gptq-loss", "hessian", "gradient", "divergence", "random"),
@@ -69,6 +68,7 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
             fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(map(str, allowed))}")
     _check_names(experiment["strategies"], tuple(STRATEGIES), "strategies", fail)
     _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail, known_options())
+    _check_end_options(experiment["model"]["end_options"], fail)
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
     _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail, known_options())
     for option in experiment["quantizer"]["options"]:
@@ -134,6 +134,14 @@ def _check_names(values: list[str], allowed: Collection[str], key: str, fail: An
             fail(key, f"unknown value '{value}'; known: {known}")
     if len(set(values)) < len(values):
         fail(key, f"names something twice: {', '.join(values)}")
+
+
+def _check_end_options(options: list[str], fail: Any) -> None:
+    """Each is one that embedding or head may have, and either end is left with one at least."""
+    _check_names(options, dict.fromkeys(option for known in END_OPTIONS.values() for option in known), "model.end_options", fail)
+    for end, known in END_OPTIONS.items():
+        if not options_of_end(end, options):
+            fail("model.end_options", f"is {options}, none of which the {end} may have; add one of {', '.join(known)}")
 
 
 def _check_regions(experiment: Mapping[str, Any], fail: Any) -> None:

@@ -32,6 +32,8 @@ TRACKED = (
     Tracked("results/calibration/{model}/{quantizer}.safetensors", "calibrate", copy=False),
     Tracked("results/quantised/{model}/{quantizer}/{group}/manifest.json", "quantise"),
     Tracked("results/quantised/{model}/{quantizer}/{group}/*.safetensors", "quantise", copy=False),
+    Tracked("results/quantised/{model}/ends/manifest.json", "quantise_ends"),
+    Tracked("results/quantised/{model}/ends/*.safetensors", "quantise_ends", copy=False),
     Tracked("results/indicators/{model}/{quantizer}/{indicator}.json", "indicator"),
     Tracked(f"{_EXPERIMENT}/config.yaml", "config_record"),
     Tracked(f"{_EXPERIMENT}/workload.json", "workload"),

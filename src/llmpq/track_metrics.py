@@ -67,7 +67,8 @@ def _quantise(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _indicator(indicator: Mapping[str, Any]) -> dict[str, Any]:
-    sums: dict[str, Any] = {"seconds": indicator.get("seconds"), "unit": indicator.get("unit")}
+    sums: dict[str, Any] = {key: indicator.get(key) for key in ("seconds", "end_seconds", "unit")}
+    sums |= {f"omega.{row['end']}.{row['option']}": row["omega"] for row in indicator.get("ends", ())}
     for row in indicator["rows"]:
         sums[f"omega_sum.{row['option']}"] = sums.get(f"omega_sum.{row['option']}", 0.0) + row["omega"]
     return sums
@@ -86,6 +87,7 @@ _READERS = {
     "cost": _fit,
     "links": _links,
     "quantised": _quantise,
+    "quantised_ends": _quantise,
     "indicator": _indicator,
     "workload": _workload,
 }

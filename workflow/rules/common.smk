@@ -6,6 +6,7 @@ from llmpq.config_checks import TEXTS
 from llmpq.config_cache import as_list, load_experiments
 from llmpq.errors import ConfigError, LlmpqError
 from llmpq.plan.strategies import STRATEGIES
+from llmpq.quant.options import quantised_options
 from llmpq.report.verdict import focus_strategy
 from llmpq.session import begin_session, end_session, one_line_errors, only_errors, take_over_lock
 from llmpq.sources import code_digest
@@ -144,6 +145,17 @@ def quantised_layers(wildcards):
     model = wildcards.get("model") or experiment(wildcards)["model"]["name"]
     quantizer = wildcards.get("quantizer") or experiment(wildcards)["quantizer"]["name"]
     return [f"results/quantised/{model}/{quantizer}/{group}" for group in layer_groups(model, quantizer)]
+
+
+def quantised_ends(wildcards):
+    """An input function: the folder of embedding and head, for a model or an experiment's."""
+    model = wildcards.get("model") or experiment(wildcards)["model"]["name"]
+    return f"results/quantised/{model}/ends"
+
+
+def quantised_weights(wildcards):
+    """An input function: the folders of all layer groups and of the ends."""
+    return [*quantised_layers(wildcards), quantised_ends(wildcards)]
 
 
 def strategy_files(*names):

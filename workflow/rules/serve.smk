@@ -7,7 +7,7 @@ rule serve:
         problem=f"{EXPERIMENT}/problem.json",
         requests=f"{EXPERIMENT}/workload.json",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
-        quantised=quantised_layers,
+        quantised=quantised_weights,
     output:
         requests=f"{RUN}/requests.jsonl",
         serve=f"{RUN}/serve.json",
@@ -22,7 +22,6 @@ rule serve:
     params:
         serve=of_experiment("serve"),
         backend=of_experiment("backend", "name margins port"),
-        model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
         workload=of_experiment("workload", "slots ignore_eos"),
         code=code_digest("llmpq.serve.*"),
@@ -36,7 +35,7 @@ rule evaluate:
     input:
         plan=f"{RUN}/plan.json",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
-        quantised=quantised_layers,
+        quantised=quantised_weights,
         texts=lambda wildcards: expand(
             "resources/texts/{text}.txt",
             text=experiment(wildcards)["evaluate"]["texts"],
@@ -51,7 +50,6 @@ rule evaluate:
         ENVIRONMENT
     params:
         evaluate=of_experiment("evaluate"),
-        model=of_experiment("model", "end_option"),
         code=code_digest("llmpq.evaluate.*"),
     message:
         "Perplexity of {wildcards.experiment} as {wildcards.strategy} planned it"

@@ -16,10 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folder of the layer groups, or the groups to use (not needed for options 32 and 16)",
+        help="folder of layer groups and ends, or those to use (not needed for options 32 and 16)",
     )
     parser.add_argument(
-        "--end-option", choices=("16", "32"), help="with --option: bits of embedding and head (default: 16, and 32 with --option 32)"
+        "--ends",
+        nargs=2,
+        metavar=("EMBEDDING", "HEAD"),
+        help="with --option: options of embedding and head (default: 16 16, and 32 32 with --option 32)",
     )
     parser.add_argument("--out", type=Path, help="where to write quality.json (with --plan)")
     parser.add_argument("--region", type=float, nargs=2, default=[0.5, 1.0], metavar=("FROM", "TO"), help="the part of each text to use")
@@ -32,15 +35,15 @@ def run(args: argparse.Namespace) -> int:
 
     from llmpq import artifacts, planless
     from llmpq.errors import LlmpqError
-    from llmpq.evaluate.perplexity import evaluate_quality, plan_end_option, plan_options, write_quality
+    from llmpq.evaluate.perplexity import evaluate_quality, plan_ends, plan_options, write_quality
     from llmpq.model.spec import ModelSpec
     from llmpq.model.tokenizer import load_tokenizer
     from llmpq.text import token_windows
 
     if bool(args.plan) == bool(args.option) or (args.out and not args.plan):
         raise LlmpqError("give either --plan (and --out, to keep the result) or --option")
-    if args.plan and args.end_option:
-        raise LlmpqError("--end-option goes with --option; a plan says itself at what embedding and head are kept")
+    if args.plan and args.ends:
+        raise LlmpqError("--ends goes with --option; a plan says itself at what embedding and head are kept")
     plan = artifacts.read(args.plan, "plan") if args.plan else None
     if plan and (why := planless.reason(plan)) is not None:
         raise LlmpqError(f"{args.plan}: strategy {plan['strategy']} has no plan to evaluate: {why}")
@@ -52,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.checkpoint)
     cut = {"windows": args.windows, "tokens": args.window_tokens}
     texts = {path.stem: torch.tensor(token_windows(tokenizer, path, args.region, **cut)) for path in args.texts}
-    end_option = plan_end_option(plan) if plan else args.end_option or ("32" if args.option == "32" else "16")
-    body = evaluate_quality(args.checkpoint, args.quantised, options, texts, end_option=end_option)
+    ends = plan_ends(plan) if plan else tuple(args.ends or ["32" if args.option == "32" else "16"] * 2)
+    body = evaluate_quality(args.checkpoint, args.quantised, options, texts, ends=ends)
     for row in body["texts"]:
         print(
             f"{row['text']}: perplexity {row['perplexity']:.3f} (nll {row['nll_mean']:.4f} ± {row['nll_se']:.4f}, {row['tokens']} tokens)"

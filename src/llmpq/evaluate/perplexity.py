@@ -74,18 +74,17 @@ def evaluate_quality(
     options: Sequence[str],
     texts: Mapping[str, torch.Tensor],
     *,
-    end_option: str = "16",
+    ends: tuple[str, str] = ("16", "16"),
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Body of a ``quality`` artifact for one assignment of weight options.
 
-    ``options``: one per decoder layer; ``texts``: windows [w, t] of token ids by name. The model is loaded through the serving path, all
-    layers in this process. The result depends on the arguments only: plans with equal options share it.
+    ``options``: one per decoder layer; ``ends``: of embedding and head; ``texts``: windows [w, t] of token ids by name. The model
+    is loaded through the serving path, all layers in this process. The result depends on the arguments only: plans with equal options
+    share it.
     """
     started = time.perf_counter()
-    model = StageModel.load(
-        checkpoint_dir, quantised_dir, first_layer=0, options=list(options), has_embedding=True, has_head=True, end_option=end_option
-    )
+    model = StageModel.load(checkpoint_dir, quantised_dir, first_layer=0, options=list(options), embedding=ends[0], head=ends[1])
     windows_done, rows = Progress("perplexity", sum(len(windows) for windows in texts.values()), progress), []
     for name, windows in texts.items():
 
@@ -96,7 +95,8 @@ def evaluate_quality(
     return {
         "weights_sha256": model.weights_digest,
         "options": list(options),
-        "end_option": end_option,
+        "embedding_option": ends[0],
+        "head_option": ends[1],
         "window_tokens": max(int(windows.shape[1]) for windows in texts.values()),
         "texts": rows,
         "seconds": round(time.perf_counter() - started, 3),
@@ -108,9 +108,10 @@ def write_quality(out: str | Path, plan: Mapping[str, Any], body: Mapping[str, A
     options = plan_options(plan)
     if list(body["options"]) != options:
         raise EvaluationError(f"{out}: the evaluation is of other options than those of plan {plan['strategy']}; evaluate that plan")
-    if plan_end_option(plan) != body["end_option"]:
-        found = f"plan {plan['strategy']} keeps embedding and head at {plan_end_option(plan)}"
-        raise EvaluationError(f"{out}: {found}, the evaluation is of {body['end_option']}; evaluate that plan")
+    ends, found = plan_ends(plan), (body["embedding_option"], body["head_option"])
+    if found != ends:
+        kept = f"plan {plan['strategy']} keeps embedding and head at {' and '.join(ends)}"
+        raise EvaluationError(f"{out}: {kept}, the evaluation is of {' and '.join(found)}; evaluate that plan")
     return artifacts.write(out, "quality", {"strategy": plan["strategy"], **body}, source="measured", inputs=inputs)
 
 
@@ -120,11 +121,7 @@ def plan_options(plan: Mapping[str, Any]) -> list[str]:
     return [str(option) for stage in stages for option in stage["options"]]
 
 
-def plan_end_option(plan: Mapping[str, Any]) -> str:
-    """The option of embedding and head, which this runtime keeps at the same one; raises EvaluationError where they differ."""
-    ends = sorted({stage[f"{end}_option"] for stage in plan["stages"] for end in ("embedding", "head")} - {None})
-    if len(ends) != 1:
-        raise EvaluationError(
-            f"plan {plan['strategy']} keeps embedding and head at {', '.join(ends) or 'no option'}; this runtime needs the same for both"
-        )
-    return str(ends[0])
+def plan_ends(plan: Mapping[str, Any]) -> tuple[str, str]:
+    """The options of embedding and head."""
+    stages = sorted(plan["stages"], key=lambda stage: stage["first_layer"])
+    return str(stages[0]["embedding_option"]), str(stages[-1]["head_option"])

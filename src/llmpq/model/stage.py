@@ -50,19 +50,18 @@ class StageModel:
         *,
         first_layer: int,
         options: Sequence[str],
-        has_embedding: bool,
-        has_head: bool,
-        end_option: str = "16",
+        embedding: str | None = None,
+        head: str | None = None,
         on_bytes: Callable[[str, int], None] | None = None,
     ) -> "StageModel":
         """Read and pack this stage's own layers only, one at a time; see llmpq.model.loading.StageLoader.
 
-        ``quantised_dir`` is a folder of layer groups, or the groups themselves.
+        ``options`` are the layers', ``embedding`` and ``head`` those of the ends, None for an end that the stage does not have.
+        ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
         """
         from llmpq.model.loading import StageLoader
 
-        loader = StageLoader(checkpoint_dir, quantised_dir, end_option, on_bytes)
-        return loader.load(first_layer, options, has_embedding, has_head)
+        return StageLoader(checkpoint_dir, quantised_dir, on_bytes).load(first_layer, options, embedding, head)
 
     def new_cache(self, slots: int, capacity: int) -> StageCache:
         """Static KV tensors for ``slots`` sequences of up to ``capacity`` tokens (prompt and output) in this stage's layers."""

@@ -1,10 +1,7 @@
 """Quantise a group of layers at all options: one file per (layer, option) and a manifest, resuming where a killed run stopped."""
 
-import shutil
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,13 @@ from llmpq.model.spec import ModelSpec
 from llmpq.progress import Progress
 from llmpq.quant.bytes import resident_layer_bytes
 from llmpq.quant.calibration import Calibration, InputStatistics
-from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, read_layer, write_layer
+from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
 from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import WeightOption, outlier_count, weight_option
 from llmpq.quant.packing import pack
+from llmpq.quant.resume import finished, model_name, resumable
 from llmpq.quant.rtn import rtn
 
 METHODS = ("gptq", "rtn")
@@ -62,7 +60,7 @@ def quantise_group(
     calibration.check(spec.operators(), spec.layers)
     recipe = {"settings": chosen, "calibration": artifacts.sha256_file(calibration_file), "code": _code()}
     progress, rows = Progress(f"quantise {out.name}", (last - first + 1) * len(known)), []
-    with _resumable(out) as partial:
+    with resumable(out, "quantised") as partial:
         for index in range(first, last + 1):
             work = _LayerWork(index, checkpoint.layer(index), spec, calibration, chosen)
             own = artifacts.digest({**recipe, "weights": work.weights_digest()})
@@ -70,7 +68,7 @@ def quantise_group(
                 rows.append(_row(partial, work, option, own))
                 progress.step(f"(layer {index}, option {option.name})")
         body = {
-            "model": Path(checkpoint_dir).parent.name if Path(checkpoint_dir).name == "checkpoint" else Path(checkpoint_dir).name,
+            "model": model_name(checkpoint_dir),
             "settings": chosen,
             "first_layer": first,
             "last_layer": last,
@@ -188,7 +186,7 @@ def stored_tensors(option: WeightOption, quantised: Quantised) -> dict[str, Tens
 def _row(partial: Path, work: _LayerWork, option: WeightOption, recipe: str) -> dict[str, Any]:
     """Make one layer file, or take it over from an earlier run; its row of the manifest."""
     started, path = time.perf_counter(), partial / layer_file_name(work.index, option.name)
-    layer = _finished(path, recipe, work.index, option.name)
+    layer = finished(path, recipe, work.index, option.name)
     if layer is None:
         layer = work.layer(option)
         losses = layer.info.get("losses") or work.plain_losses(layer)
@@ -204,35 +202,6 @@ def _row(partial: Path, work: _LayerWork, option: WeightOption, recipe: str) -> 
         "seconds": round(time.perf_counter() - started, 3),
         "operators": layer.info["losses"],
     }
-
-
-def _finished(path: Path, recipe: str, index: int, option: str) -> LayerTensors | None:
-    if not path.is_file():
-        return None
-    try:
-        layer = read_layer(path, index, option)
-    except ArtifactError as error:
-        print(f"quantise: doing {path.name} again: {error}", file=sys.stderr)
-        return None
-    if layer.info.get("recipe") == recipe:
-        return layer
-    print(f"quantise: doing {path.name} again: it was made from other weights, calibration, settings or code", file=sys.stderr)
-    return None
-
-
-@contextmanager
-def _resumable(out: Path) -> Iterator[Path]:
-    """A directory beside ``out`` that survives a failure and replaces ``out`` on success."""
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    yield partial
-    wanted = {row["file"] for row in artifacts.read(partial / "manifest.json", "quantised")["rows"]} | {"manifest.json"}
-    for path in partial.iterdir():
-        if path.name not in wanted:  # options of an earlier run that are no longer asked for
-            path.unlink()
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
 
 
 def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def stages(run: Run) -> Table:
     rows = []
     for index, stage in enumerate(run.plan["stages"]):
         served = run.serve["stages"][index] if run.serve else None
-        ends = [name for name, has in (("embedding", stage["has_embedding"]), ("head", stage["has_head"])) if has]
+        ends = [f"{end} at {stage[f'{end}_option']}" for end in ("embedding", "head") if stage[f"has_{end}"]]
         budget = f"of {mib(stage['bytes']['budget'])}"
         memory = served["bytes"]["measured"]["rss_growth"] if served else stage["bytes"]["total"]
         rows.append([

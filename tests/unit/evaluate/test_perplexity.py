@@ -41,7 +41,7 @@ def test_equal_to_the_loss_of_transformers(tiny_llama_dir: Path) -> None:
     reference = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
     with torch.inference_mode():
         losses = [float(reference(window[None], labels=window[None]).loss) for window in windows]
-    body = evaluate_quality(tiny_llama_dir, None, ["32"] * 4, {"toy": windows}, end_option="32", progress=lambda text: None)
+    body = evaluate_quality(tiny_llama_dir, None, ["32"] * 4, {"toy": windows}, ends=("32", "32"), progress=lambda text: None)
     assert body["texts"][0]["nll_windows"] == pytest.approx(losses, abs=1e-4)
     assert body["texts"][0]["perplexity"] == pytest.approx(math.exp(sum(losses) / 3), rel=1e-4)
 
@@ -59,14 +59,14 @@ def test_several_texts_progress_and_digest(tiny_llama_dir: Path, tmp_path: Path)
     assert len(said) == 3  # quick ones say when they are done
     assert said[0].startswith("perplexity: 3/3 windows (1 of 1 of b), ")
     plan = {"strategy": "llmpq", "stages": [
-        {"first_layer": 2, "options": ["16", "16"], "embedding_option": None, "head_option": body["end_option"]},
-        {"first_layer": 0, "options": ["16", "32"], "embedding_option": body["end_option"], "head_option": None},
+        {"first_layer": 2, "options": ["16", "16"], "embedding_option": None, "head_option": body["head_option"]},
+        {"first_layer": 0, "options": ["16", "32"], "embedding_option": body["embedding_option"], "head_option": None},
     ]}  # fmt: skip
     document = write_quality(tmp_path / "quality.json", plan, body)
     assert artifacts.read(tmp_path / "quality.json", "quality") == document
     assert document["strategy"] == "llmpq"
     plan["stages"][0]["head_option"] = "8"
-    with pytest.raises(EvaluationError, match="plan llmpq keeps embedding and head at"):
+    with pytest.raises(EvaluationError, match="plan llmpq keeps embedding and head at 16 and 8, the evaluation is of 16 and 16"):
         write_quality(tmp_path / "quality.json", plan, body)
 
 
@@ -76,8 +76,8 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="of other options than those of plan uniform"):
         write_quality(tmp_path / "quality.json", plan, {"options": ["4", "8"]})
     plan["stages"][0] |= {"embedding_option": "8", "head_option": "8"}
-    with pytest.raises(EvaluationError, match="plan uniform keeps embedding and head at 8, the evaluation is of 16"):
-        write_quality(tmp_path / "quality.json", plan, {"options": ["4", "4"], "end_option": "16"})
+    with pytest.raises(EvaluationError, match="plan uniform keeps embedding and head at 8 and 8, the evaluation is of 16 and 8"):
+        write_quality(tmp_path / "quality.json", plan, {"options": ["4", "4"], "embedding_option": "16", "head_option": "8"})
     assert not (tmp_path / "quality.json").exists()
 
 

@@ -96,7 +96,10 @@ def _indicator(omega: dict[str, list[float]]) -> dict[str, Any]:
         "reference_option": "4",
         "unit": 123.4,
         "rows": rows,
+        "ends": [{"end": end, "option": "16", "omega": 0.0} for end in ("embedding", "head")],
+        "end_unit": 0.0,
         "seconds": 1.5,
+        "end_seconds": 0.0,
         "peak_bytes": 10**9,
     }
 
@@ -201,7 +204,8 @@ def _serve(plan: dict[str, Any], problem: dict[str, Any], slow: float, source: s
     stages = []
     for stage in plan["stages"]:
         amounts = {key: stage["bytes"][key] for key in ("weights", "kv", "embedding", "head")}
-        entry: dict[str, Any] = {"device": stage["device"], "first_layer": stage["first_layer"], "options": stage["options"]}
+        named = ("device", "first_layer", "options", "embedding_option", "head_option")
+        entry: dict[str, Any] = {key: stage[key] for key in named}
         for phase in ("prefill", "decode"):
             middle = stage[f"{phase}_ms"] * slow * generator.uniform(0.94, 1.05)
             spread = {"p10": 0.96 * middle, "p50": middle, "p90": 1.08 * middle}
@@ -245,7 +249,9 @@ def _quality(plan: dict[str, Any], serve: dict[str, Any], texts: tuple[str, ...]
             }
         )
     options = [option for stage in plan["stages"] for option in stage["options"]]
-    return {"strategy": plan["strategy"], "weights_sha256": serve["weights_sha256"], "options": options, "texts": rows, "seconds": 9.9}
+    ends = {"embedding_option": plan["stages"][0]["embedding_option"], "head_option": plan["stages"][-1]["head_option"]}
+    found = {"strategy": plan["strategy"], "weights_sha256": serve["weights_sha256"], "options": options}
+    return {**found, **ends, "texts": rows, "seconds": 9.9}
 
 
 def _windows(text: str, strategy: str, mean: float) -> list[float]:

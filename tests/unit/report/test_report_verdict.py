@@ -139,7 +139,7 @@ def test_a_plan_in_words(tmp_path: Path) -> None:
     inputs = {"problem": paths.problem, "indicator": None, "costs": [], "strategies": ["llmpq"]}
     experiment = load_experiment(paths.directory, **inputs)
     text = decision(experiment.runs[0], experiment)
-    assert text.startswith("llmpq gives fast0 layers 0–17 with the embedding and slow0 layers 18–29 with the head.")
+    assert text.startswith("llmpq gives fast0 layers 0–17 with the embedding at 16 and slow0 layers 18–29 with the head at 16.")
     assert "It keeps 6 layers at 16, 10 at w8a8-outlier, 8 at w8a8 and 6 at 4." in text
     assert "Prompts are read 8 at a time, new tokens are made for 16 requests at a time." in text
 
