@@ -1,4 +1,4 @@
-"""Run a plan: a process for each stage, then perplexity of the very weights that were served."""
+"""Run a plan: a process for each stage, then the quality of the very weights that were served, beside the 16-bit model."""
 
 
 rule serve:
@@ -32,6 +32,31 @@ rule serve:
         "../scripts/serve.py"
 
 
+rule reference:
+    input:
+        checkpoint="resources/models/{model}/checkpoint",
+        texts=lambda wildcards: expand(
+            "resources/texts/{text}.txt",
+            text=entry("evaluate", wildcards.evaluate)["texts"],
+        ),
+    output:
+        "results/references/{model}/{evaluate}.safetensors",
+    log:
+        "results/logs/reference/{model}/{evaluate}.log",
+    benchmark:
+        "results/benchmarks/reference/{model}/{evaluate}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        evaluate=of_entry("evaluate", "region windows window_tokens stride"),
+        model=of_entry("model", "end_option"),
+        code=code_digest("llmpq.evaluate.reference", "llmpq.text"),
+    message:
+        "Read the texts of {wildcards.evaluate} with {wildcards.model} at 16 bits"
+    script:
+        "../scripts/reference.py"
+
+
 rule evaluate:
     input:
         plan=f"{RUN}/plan.json",
@@ -39,8 +64,9 @@ rule evaluate:
         quantised=quantised_layers,
         texts=lambda wildcards: expand(
             "resources/texts/{text}.txt",
-            text=experiment(wildcards)["evaluate"]["texts"],
+            text=evaluation_texts(experiment(wildcards)["evaluate"]),
         ),
+        reference=if_compared("results/references/{model}/{evaluate}.safetensors"),
     output:
         f"{RUN}/quality.json",
     log:
@@ -54,6 +80,6 @@ rule evaluate:
         model=of_experiment("model", "end_option"),
         code=code_digest("llmpq.evaluate.*"),
     message:
-        "Perplexity of {wildcards.experiment} as {wildcards.strategy} planned it"
+        "Quality of {wildcards.experiment} as {wildcards.strategy} planned it"
     script:
         "../scripts/evaluate.py"
