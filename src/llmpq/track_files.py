@@ -84,10 +84,11 @@ def stage_label(stage: str, names: Mapping[str, str]) -> str:
 
 def names_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
     """For each placeholder of a pattern the names that the experiment uses."""
-    names = {group: [experiment[group]["name"]] for group in ("model", "cluster", "profile", "quantizer", "indicator", "evaluate")}
+    names = {group: [experiment[group]["name"]] for group in ("model", "cluster", "profile", "quantizer", "indicator")}
     layers, step = experiment["model"]["layers"], experiment["quantizer"]["layers_per_job"]
     return {
         **names,
+        "evaluate": [experiment["evaluate"]["name"]] if experiment["evaluate"]["compare"] else [],  # names its reference
         "experiment": [experiment["name"]],
         "strategy": list(experiment["strategies"]),
         "device": sorted({member["device"] for member in experiment["cluster"]["members"]}),
