@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmpq.config import SHARED
+from llmpq.config_evaluate import BENCHMARK_TEXTS, TASKS, TEXTS, evaluation_texts, used_texts
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
@@ -23,7 +24,6 @@ CHOICES = {
     "suite": ("default", "test"),
 }
 DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
-TEXTS = ("wikipedia", "news", "python-docs")
 REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
 POSITIVE = {
     "model": ("layers",),
@@ -32,7 +32,7 @@ POSITIVE = {
     "quantizer": ("damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
     "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode", "pareto.memory_factors"),
     "serve": ("timeout_s", "load_timeout_s"),
-    "evaluate": ("windows", "window_tokens"),
+    "evaluate": ("windows", "window_tokens", "stride", "questions"),
 }
 NOT_NEGATIVE = {
     "profile": ("warmup",),
@@ -70,6 +70,8 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail, known_options())
     _check_end_options(experiment["model"]["end_options"], fail)
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
+    if experiment["evaluate"]["tasks"]:
+        _check_names(experiment["evaluate"]["tasks"], TASKS, "evaluate.tasks", fail)
     _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail, known_options())
     for option in experiment["quantizer"]["options"]:
         if option not in experiment["profile"]["options"]:
@@ -106,11 +108,14 @@ def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
         entries = [(group, experiment[group]["name"], experiment[group]) for group in SHARED]
         entries += [("device", key, {k: v for k, v in device.items() if k != "memory_mib"}) for key, device in cluster["types"].items()]
         entries += [("cluster", cluster["name"], wiring)]
+        entries += [("text", text, experiment["evaluate"]["sources"][text]) for text in BENCHMARK_TEXTS if text in used_texts(experiment)]
         for group, entry, value in entries:
             first, other = seen.setdefault((group, entry), (name, value))
             if other != value:
                 mend = "give one of them a file of its own in config/device, and a cluster that uses it"
-                if group != "device":
+                if group == "text":
+                    mend = f"set evaluate.sources.{entry} to the same file in both"
+                elif group != "device":
                     mend = f"give one of them another name (for example {group}.name={entry}-2)"
                 raise ConfigError(
                     f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored "
@@ -150,7 +155,7 @@ def _check_regions(experiment: Mapping[str, Any], fail: Any) -> None:
         ("quantizer.calibration.region", [_get(experiment, "quantizer.calibration.text")]),
         ("workload.region", [experiment["workload"]["text"]]),
     ]
-    uses += [("evaluate.region", experiment["evaluate"]["texts"])]
+    uses += [("evaluate.region", evaluation_texts(experiment["evaluate"]))]
     taken: list[tuple[str, str, float, float]] = []
     for key, texts in uses:
         region = _get(experiment, key)
@@ -192,6 +197,8 @@ def _check_ranges(experiment: Mapping[str, Any], fail: Any) -> None:
             "evaluate.window_tokens",
             f"is {experiment['evaluate']['window_tokens']}; a window's first token is not scored, so 2 or more",
         )
+    if (stride := experiment["evaluate"]["stride"]) is not None and stride > experiment["evaluate"]["window_tokens"]:
+        fail("evaluate.stride", f"is {stride}, more than evaluate.window_tokens ({experiment['evaluate']['window_tokens']})")
     if experiment["backend"]["port"] > 65535:
         fail("backend.port", f"is {experiment['backend']['port']}; a port is 0 (any free one) to 65535")
     model = experiment["model"]

@@ -43,7 +43,15 @@ def _serve(serve: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"perplexity.{text['text']}": text["perplexity"] for text in quality["texts"]}
+    found: dict[str, Any] = {"evaluate_s": quality.get("seconds"), "reference_s": quality.get("reference", {}).get("seconds")}
+    for text in quality["texts"]:
+        found |= {f"{key}.{text['text']}": text.get(key) for key in ("perplexity", "perplexity_low", "perplexity_high", "tokens")}
+        for key, name in (("kl", "kl_from_16_bit"), ("top1", "same_first_choice")):
+            found[f"{name}.{text['text']}"] = text.get(key, {}).get("mean")
+    for task in quality.get("tasks", ()):
+        found |= {f"accuracy.{task['task']}": task["accuracy"], f"questions.{task['task']}": task["questions"]}
+        found |= {f"accuracy_{end}.{task['task']}": task[end] for end in ("low", "high")}
+    return found
 
 
 def _profile(profile: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run a plan: a process for each stage, then perplexity of the very weights that were served."""
+"""Run a plan: a process for each stage, then the quality of the very weights that were served, beside the 16-bit model."""
 
 
 rule serve:
@@ -31,6 +31,30 @@ rule serve:
         "../scripts/serve.py"
 
 
+rule reference:
+    input:
+        checkpoint="resources/models/{model}/checkpoint",
+        texts=lambda wildcards: expand(
+            "resources/texts/{text}.txt",
+            text=entry("evaluate", wildcards.evaluate)["texts"],
+        ),
+    output:
+        "results/references/{model}/{evaluate}.safetensors",
+    log:
+        "results/logs/reference/{model}/{evaluate}.log",
+    benchmark:
+        "results/benchmarks/reference/{model}/{evaluate}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        evaluate=of_entry("evaluate", "region windows window_tokens stride"),
+        code=code_digest("llmpq.evaluate.reference", "llmpq.text"),
+    message:
+        "Read the texts of {wildcards.evaluate} with {wildcards.model} at 16 bits"
+    script:
+        "../scripts/reference.py"
+
+
 rule evaluate:
     input:
         plan=f"{RUN}/plan.json",
@@ -38,8 +62,9 @@ rule evaluate:
         quantised=quantised_weights,
         texts=lambda wildcards: expand(
             "resources/texts/{text}.txt",
-            text=experiment(wildcards)["evaluate"]["texts"],
+            text=evaluation_texts(experiment(wildcards)["evaluate"]),
         ),
+        reference=if_compared("results/references/{model}/{evaluate}.safetensors"),
     output:
         f"{RUN}/quality.json",
     log:
@@ -52,6 +77,6 @@ rule evaluate:
         evaluate=of_experiment("evaluate"),
         code=code_digest("llmpq.evaluate.*"),
     message:
-        "Perplexity of {wildcards.experiment} as {wildcards.strategy} planned it"
+        "Quality of {wildcards.experiment} as {wildcards.strategy} planned it"
     script:
         "../scripts/evaluate.py"

@@ -107,7 +107,14 @@ class StageModel:
         """All-token logits [b, s, vocab] of ids [b, s], through the serving kernels; needs embedding, every layer and the head."""
         if self.embedding is None or self.head is None or len(self.layers) != self.spec.layers:
             raise ModelError("logits need a stage that holds the embedding, all layers and the head")
-        return self.head(self.hidden(ids))
+        return self.predict(self.hidden(ids))
+
+    @torch.inference_mode()
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Logits [b, s, vocab] of the last layer's output [b, s, h]; needs the head."""
+        if self.head is None:
+            raise ModelError("logits need a stage that holds the head")
+        return self.head(hidden)
 
     def _prompt(self, inputs: Tensor, cache: StageCache | None, rows: slice) -> Tensor:
         tokens = inputs.shape[1]

@@ -8,7 +8,7 @@ import torch
 from serve_cases import LAYERS, VOCAB, Case, requests
 
 from llmpq import artifacts, cli
-from llmpq.evaluate.perplexity import evaluate_quality, plan_ends, plan_options, write_quality
+from llmpq.evaluate.quality import evaluate_quality, plan_ends, plan_options, write_quality
 from llmpq.quant.files import read_layer, write_layer
 
 OPTIONS = ["4", "8", "16", "w8a8", "4", "8"]

@@ -11,7 +11,7 @@ from serve_cases import Case, requests
 from llmpq import artifacts
 from llmpq.cost.problem import build_problem
 from llmpq.errors import ArtifactError, LlmpqError
-from llmpq.evaluate.perplexity import evaluate_quality, plan_ends, plan_options, write_quality
+from llmpq.evaluate.quality import evaluate_quality, plan_ends, plan_options, write_quality
 from llmpq.indicator.table import write_indicator
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.plan.check import check
