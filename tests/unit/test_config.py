@@ -89,6 +89,7 @@ def test_an_override_reaches_its_key() -> None:
         ("strategies=[]", ["strategies", "empty"]),
         ("strategies=[llmpq,llmpq]", ["strategies", "twice"]),
         ('quantizer.options=["16","5"]', ["quantizer.options", "5"]),
+        ("quantizer.method=auto-gptq", ["quantizer.options", "w8a8-outlier", "leave it out"]),
         ('quantizer.options=["16","8"]', ["quantizer.options", "lacks '4'"]),
         ('profile.options=["16"]', ["quantizer.options", "profile.options"]),
         ("workload.region=[0.2,0.4]", ["workload.region", "overlaps", "calibration"]),

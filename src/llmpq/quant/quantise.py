@@ -16,6 +16,7 @@ from llmpq.errors import ArtifactError, ConfigError, LlmpqError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
 from llmpq.progress import Progress
+from llmpq.quant.auto_gptq import AutoGptq
 from llmpq.quant.bytes import resident_layer_bytes
 from llmpq.quant.calibration import Calibration, InputStatistics
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, read_layer, write_layer
@@ -26,7 +27,7 @@ from llmpq.quant.options import WeightOption, outlier_count, weight_option
 from llmpq.quant.packing import pack
 from llmpq.quant.rtn import rtn
 
-METHODS = ("gptq", "rtn")
+METHODS = ("gptq", "rtn", "auto-gptq")
 DEFAULTS: Mapping[str, Any] = {
     "method": "gptq",
     "damping": 0.01,
@@ -62,9 +63,9 @@ def quantise_group(
     calibration.check(spec.operators(), spec.layers)
     recipe = {"settings": chosen, "calibration": artifacts.sha256_file(calibration_file), "code": _code()}
     progress, rows = Progress(f"quantise {out.name}", (last - first + 1) * len(known)), []
-    with _resumable(out) as partial:
+    with _resumable(out) as partial, AutoGptq() as package:
         for index in range(first, last + 1):
-            work = _LayerWork(index, checkpoint.layer(index), spec, calibration, chosen)
+            work = _LayerWork(index, checkpoint.layer(index), spec, calibration, chosen, package)
             own = artifacts.digest({**recipe, "weights": work.weights_digest()})
             for option in known:
                 rows.append(_row(partial, work, option, own))
@@ -99,9 +100,15 @@ class _LayerWork:
     """What the options of one layer share: its weights, its statistics, and the codes of every distinct grid."""
 
     def __init__(
-        self, index: int, tensors: dict[str, Tensor], spec: ModelSpec, calibration: Calibration, settings: Mapping[str, Any]
+        self,
+        index: int,
+        tensors: dict[str, Tensor],
+        spec: ModelSpec,
+        calibration: Calibration,
+        settings: Mapping[str, Any],
+        package: AutoGptq,
     ) -> None:
-        self.index, self.tensors, self.spec, self.settings = index, tensors, spec, settings
+        self.index, self.tensors, self.spec, self.settings, self._package = index, tensors, spec, settings, package
         self.operators = list(spec.operators())
         self._calibration = calibration
         self._statistics: dict[str, InputStatistics] = {}
@@ -143,6 +150,11 @@ class _LayerWork:
     def _codes(self, name: str, weight: Tensor, grid: Grid, kept: tuple[int, ...]) -> Quantised:
         if self.settings["method"] == "rtn":
             return rtn(weight, grid, kept=kept)
+        if self.settings["method"] == "auto-gptq":
+            if kept:
+                raise LlmpqError("auto-gptq cannot keep columns in fp32; leave this option out, or take method gptq")
+            how = {key: self.settings[key] for key in ("damping", "act_order", "static_groups")}
+            return self._package.quantise(weight, self.statistics(name).hessian, grid, **how)
         return gptq(weight, self._factor(name, kept), grid, static_groups=self.settings["static_groups"])
 
     def _kept(self, option: WeightOption, statistics: InputStatistics) -> tuple[int, ...]:
@@ -241,6 +253,8 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"quantizer.method '{chosen['method']}' is unknown; known are {', '.join(METHODS)}")
     if chosen["damping"] < 0:
         raise ConfigError("quantizer.damping must not be negative")
+    if chosen["method"] == "auto-gptq":
+        chosen["package"] = f"auto-gptq {AutoGptq().version}"
     return chosen
 
 
