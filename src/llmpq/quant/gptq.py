@@ -73,28 +73,51 @@ def factorise(hessian: Tensor, *, damping: float, act_order: bool = False, kept:
     # fp32 suffices with damping; where it does not, fp64, then more damping
     attempts = [(torch.float32, damping), (torch.float64, damping), *((torch.float64, (damping or 1e-4) * 10**k) for k in (1, 2, 3))]
     for precision, share in attempts:
-        work = hessian.index_select(0, backwards).index_select(1, backwards).to(precision)
+        work = _reordered(hessian, backwards, precision)
         work.diagonal().masked_fill_(dead[backwards], 1.0).add_(share * mean)
-        lower, failed = torch.linalg.cholesky_ex(work)
+        if _cholesky(work):
+            _turn(work)
+            _invert_upper(work)
+            return HessianFactor(order, work.float(), dead, len(order) - int(is_kept.sum()))
         del work
-        if not int(failed):
-            return HessianFactor(order, _inverse_upper(lower.flip(0, 1)).float(), dead, len(order) - int(is_kept.sum()))
     raise LlmpqError("GPTQ: the Hessian is not positive definite even with a thousand times the damping; calibrate on more tokens")
 
 
-def _inverse_upper(upper: Tensor) -> Tensor:
-    """R⁻¹ of an upper triangular R. With H = R Rᵀ (Cholesky of H read backwards), H⁻¹ = UᵀU for U = R⁻¹: no inverse of H is formed.
+def _reordered(hessian: Tensor, order: Tensor, precision: torch.dtype) -> Tensor:
+    """A copy with rows and columns in ``order``, and nothing else as large."""
+    copied = torch.empty_like(hessian, dtype=precision)
+    for first in range(0, len(order), _INVERSE_BLOCK):
+        copied[first : first + _INVERSE_BLOCK] = hessian[order[first : first + _INVERSE_BLOCK]][:, order]
+    return copied
 
-    Block by block of columns: column j of the inverse has nothing below row j.
+
+def _cholesky(work: Tensor) -> bool:
+    """Replace ``work`` by its lower Cholesky factor; False where it has none."""
+    failed = torch.empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(work, out=(work, failed))
+    return not int(failed)
+
+
+def _turn(work: Tensor) -> None:
+    """Turn a square matrix by half a turn, in place: read backwards, a lower triangle is an upper one."""
+    size = len(work)
+    for first in range(0, (size + 1) // 2, _INVERSE_BLOCK):
+        last = min(first + _INVERSE_BLOCK, (size + 1) // 2)
+        upper = work[first:last].flip(0, 1)
+        work[first:last] = work[size - last : size - first].flip(0, 1)
+        work[size - last : size - first] = upper
+
+
+def _invert_upper(work: Tensor) -> None:
+    """R⁻¹ of an upper triangular R, in place. With H = R Rᵀ (Cholesky, backwards) and U = R⁻¹, H⁻¹ = UᵀU: no inverse of H is formed.
+
+    Block by block of columns from the right: a column of the inverse needs none of R's columns beyond it, and has nothing below its row.
     """
-    size = upper.shape[0]
-    inverse = torch.zeros_like(upper)
-    for first in range(0, size, _INVERSE_BLOCK):
-        last = min(first + _INVERSE_BLOCK, size)
-        unit = upper.new_zeros(last, last - first)
+    for first in reversed(range(0, len(work), _INVERSE_BLOCK)):
+        last = min(first + _INVERSE_BLOCK, len(work))
+        unit = work.new_zeros(last, last - first)
         unit[first:].fill_diagonal_(1.0)
-        inverse[:last, first:last] = torch.linalg.solve_triangular(upper[:last, :last], unit, upper=True)
-    return inverse
+        work[:last, first:last] = torch.linalg.solve_triangular(work[:last, :last], unit, upper=True)
 
 
 @torch.no_grad()
@@ -107,7 +130,7 @@ def gptq(weight: Tensor, factor: HessianFactor, grid: Grid, *, static_groups: bo
     order, upper, count = factor.order, factor.upper, factor.quantised
     out_features, in_features = weight.shape
     group = grid.group_size or in_features
-    columns = weight.t()[order].clone()  # [in, out]: a column of the weight is contiguous
+    columns = weight.t()[order].contiguous()  # [in, out]: a column of the weight is contiguous
     columns[factor.dead[order]] = 0.0
     cost = upper.diagonal().square().reciprocal()  # what a squared error of a column costs once the rest has made up for it
     in_sequence = bool((order[:count] == torch.arange(count)).all()) and count == in_features
