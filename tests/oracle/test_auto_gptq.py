@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compare import Case, compare, write_page
+from compare import LAYERS_EACH, Case, compare, write_page
 
 from llmpq import artifacts
 from llmpq.errors import LlmpqError
@@ -40,7 +40,7 @@ def cases(real_model_dir: Path) -> list[Case]:
 @pytest.mark.timeout(3600)
 def test_our_loss_is_the_packages_or_less(cases: list[Case], bits: int) -> None:
     own = [case for case in cases if case.setting.bits == bits]
-    assert len(own) >= 8 * 4 * 4  # settings, layers, operators
+    assert len(own) == 8 * LAYERS_EACH * 4  # settings, layers, operators
     assert not [case for case in own if not case.ratio <= WORSE]
 
 
