@@ -95,10 +95,21 @@ def _reordered(hessian: Tensor, order: Tensor, precision: torch.dtype) -> Tensor
 
 
 def _cholesky(work: Tensor) -> bool:
-    """Replace ``work`` by its lower Cholesky factor; False where it has none."""
-    failed = torch.empty((), dtype=torch.int32)
-    torch.linalg.cholesky_ex(work, out=(work, failed))
-    return not int(failed)
+    """Replace ``work`` by its lower Cholesky factor, block by block of columns; False where it has none."""
+    size = len(work)
+    for first in range(0, size, _INVERSE_BLOCK):
+        last = min(first + _INVERSE_BLOCK, size)
+        corner, failed = torch.linalg.cholesky_ex(work[first:last, first:last])
+        if int(failed):
+            return False
+        work[first:last, first:last] = corner
+        work[first:last, last:] = 0.0
+        below = work[last:, first:last]
+        below.copy_(torch.linalg.solve_triangular(corner, below.t().contiguous(), upper=False).t())
+        for row in range(last, size, _INVERSE_BLOCK):
+            end = min(row + _INVERSE_BLOCK, size)
+            work[row:end, last:end].addmm_(work[row:end, first:last], work[last:end, first:last].t(), alpha=-1.0)
+    return True
 
 
 def _turn(work: Tensor) -> None:
@@ -116,11 +127,16 @@ def _invert_upper(work: Tensor) -> None:
 
     Block by block of columns from the right: a column of the inverse needs none of R's columns beyond it, and has nothing below its row.
     """
-    for first in reversed(range(0, len(work), _INVERSE_BLOCK)):
+    starts = range(0, len(work), _INVERSE_BLOCK)
+    for first in reversed(starts):
         last = min(first + _INVERSE_BLOCK, len(work))
-        unit = work.new_zeros(last, last - first)
-        unit[first:].fill_diagonal_(1.0)
-        work[:last, first:last] = torch.linalg.solve_triangular(work[:last, :last], unit, upper=True)
+        columns = work.new_zeros(last, last - first)
+        columns[first:].fill_diagonal_(1.0)
+        for row in reversed(starts[: first // _INVERSE_BLOCK + 1]):
+            end = min(row + _INVERSE_BLOCK, last)
+            right = columns[row:end] - work[row:end, end:last] @ columns[end:last]
+            columns[row:end] = torch.linalg.solve_triangular(work[row:end, row:end], right, upper=True)
+        work[:last, first:last] = columns
 
 
 @torch.no_grad()
