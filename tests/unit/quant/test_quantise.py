@@ -4,14 +4,11 @@ import json
 import os
 import random
 import shutil
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
 import signal
 import subprocess
 import sys
 import time
->>>>>>> 0d9f5a4 (Killed outright and bounded memory: tests; bench-quantise; what bitsandbytes' options cost)
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
