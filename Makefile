@@ -5,16 +5,19 @@ VENV ?= .venv
 CORES ?= 2
 PORT ?= 5000
 EXPERIMENTS ?= duo
+LAYER ?= 5120 20480
 BIN := $(VENV)/bin
 # Snakemake says only what went wrong outside a job; each job tells itself how it goes.
 SNAKEMAKE := snakemake --workflow-profile none --rerun-incomplete --quiet host progress reason rules --cores
 READY := $(VENV)/.ready
+AUTO_GPTQ := .envs/auto-gptq
+AUTO_GPTQ_PYTHON ?= $(PYTHON)
 # The programs of the environment (snakemake, glpsol, dot-less DAGs …) come first; nothing is ever sent to a tracking service.
 export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast lint format ui doctor bench-plan help clean
+.PHONY: run all test test-fast test-oracle auto-gptq lint format ui doctor bench-plan bench-quantise help clean
 
 run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
@@ -29,6 +32,12 @@ test: $(READY) ## Run the tests (the real model is prepared first, once)
 
 test-fast: $(READY) ## Run the tests that take seconds
 	pytest -m "not slow and not workflow and not real_model"
+
+test-oracle: $(READY) $(AUTO_GPTQ)/.ready ## Compare our GPTQ with auto-gptq on the real model and write docs/oracle.md (minutes)
+	@$(SNAKEMAKE) $(CORES) -- results/calibration/smollm2-135m-instruct/gptq.safetensors
+	OMP_NUM_THREADS=1 pytest tests/oracle
+
+auto-gptq: $(AUTO_GPTQ)/.ready ## Build the environment that quantizer=auto-gptq needs (1.5 GB; Python 3.11)
 
 lint: $(READY) ## Check style, types and the workflow
 	ruff check .
@@ -48,17 +57,21 @@ ui: $(READY) ## Show the runs in the browser (PORT=5000)
 bench-plan: $(READY) ## Time the planner on the paper's clusters, on where it stopped (BENCH="--rows paper-5 --modes theta" for a part; wants a quiet machine)
 	@OMP_NUM_THREADS=1 llmpq bench-plan $(BENCH)
 
+bench-quantise: $(READY) ## Peak memory of quantising one layer, OPT-13b's shape by default (LAYER="5120 20480"; an hour on one core)
+	@python tests/unit/quant/measure_quantise.py build/bench-quantise-$(subst $(space),-,$(LAYER)) $(LAYER) 3,4,8
+
 doctor: $(READY) ## Say what this machine has and what is missing for what
 	@llmpq doctor
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
-clean: ## Remove everything that make made: environment, results, prepared model and texts
-	rm -rf $(VENV) .snakemake results resources build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+clean: ## Remove everything that make made: environments, results, prepared model and texts
+	rm -rf $(VENV) .envs .snakemake results resources build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests workflow -name __pycache__ -prune -exec rm -rf {} +
 
 comma := ,
+space := $(subst ,, )
 # Tests that keep one core busy and time nothing: a process each. All others run one after the other, on a machine of their own.
 SIDE_BY_SIDE := $(addprefix tests/,lp $(addprefix unit/,bench cost export indicator plan quant report simulate validity))
 TEST_DATA := resources/models/smollm2-135m-instruct/model.json $(addprefix resources/texts/,wikipedia.txt news.txt)
@@ -70,4 +83,12 @@ $(READY): requirements.txt pyproject.toml
 	@echo "Installing the pinned requirements into $(VENV) (some minutes the first time) …"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# auto-gptq ended with transformers 4 and Python 3.11: an environment of its own, which llmpq runs as another process.
+$(AUTO_GPTQ)/.ready: workflow/envs/auto-gptq.txt
+	@$(AUTO_GPTQ_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "llmpq: error: $$($(AUTO_GPTQ_PYTHON) --version) found, but auto-gptq needs Python 3.11: make auto-gptq AUTO_GPTQ_PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(AUTO_GPTQ)/bin/python || $(AUTO_GPTQ_PYTHON) -m venv $(AUTO_GPTQ)
+	@echo "Installing auto-gptq into $(AUTO_GPTQ) (some minutes the first time) …"
+	@$(AUTO_GPTQ)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@

@@ -14,7 +14,7 @@ from llmpq.quant.options import END_OPTIONS, OPTIONS, known_options, options_of_
 CHOICES = {
     "model.source": ("package", "path", "hub", "shape"),
     "cluster.launch": ("local", "none"),
-    "quantizer.method": ("gptq", "rtn"),
+    "quantizer.method": ("gptq", "rtn", "auto-gptq"),
     "indicator.method": ("residual-error", "variance", "gptq-loss", "hessian", "gradient", "divergence", "random"),
     "indicator.rounding": ("deterministic", "stochastic"),
     "indicator.moment": ("variance", "second"),
@@ -79,6 +79,9 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
                 "quantizer.options",
                 f"offers '{option}', which profile.options does not time ({', '.join(experiment['profile']['options'])})",
             )
+    for option in experiment["quantizer"]["options"]:
+        if experiment["quantizer"]["method"] == "auto-gptq" and OPTIONS[option].outliers:
+            fail("quantizer.options", f"offers '{option}', which method auto-gptq cannot make; leave it out")
     if REFERENCE_OPTION not in experiment["quantizer"]["options"]:
         fail("quantizer.options", f"lacks '{REFERENCE_OPTION}', in which all damage is measured")
     for key in ("workload.text", "quantizer.calibration.text"):

@@ -30,7 +30,7 @@ NEEDED_FOR = {
     "mlflow": "tracking and make ui",
     "pandas": "the report",
     "plotly": "the report's pictures",
-    "bitsandbytes": "8 bit on CUDA",
+    "bitsandbytes": "options bnb-int8 and bnb-nf4",
 }
 
 
@@ -107,11 +107,9 @@ def _kernels() -> Iterator[Finding]:
     """Quantise one matrix to each option, multiply by the kernel that would serve it, and compare with fp32."""
     import torch
 
-    from llmpq.quant.grid import Grid
     from llmpq.quant.kernels.cpu import make_linear
     from llmpq.quant.options import USUAL, outlier_count, weight_option
-    from llmpq.quant.quantise import stored_tensors
-    from llmpq.quant.rtn import rtn
+    from llmpq.quant.quantise import nearest
 
     torch.manual_seed(0)
     torch.set_num_threads(1)  # as each emulated device has
@@ -122,8 +120,7 @@ def _kernels() -> Iterator[Finding]:
         for name, option in ((name, weight_option(name)) for name in USUAL):
             try:
                 kept = list(range(outlier_count(inputs))) if option.outliers else []
-                stored = stored_tensors(option, rtn(weight, Grid.of(option), kept=kept)) if option.quantised else {}
-                linear = make_linear(option, stored or {"weight": weight})
+                linear = make_linear(option, nearest(option, weight, kept))
                 error = float((linear(x) - exact).norm() / exact.norm())
                 speed = base / _milliseconds(functools.partial(linear, x))
             except Exception as failure:  # any failure of a kernel means: not on this machine

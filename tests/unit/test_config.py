@@ -92,6 +92,7 @@ def test_an_override_reaches_its_key() -> None:
         ('model.end_options=["16","4"]', ["model.end_options", "'4'", "32, 16, 8, w8a8"]),
         ("model.end_options=[]", ["model.end_options", "empty"]),
         ("model.end_options=[w8a8]", ["model.end_options", "none of which the embedding may have", "32, 16, 8"]),
+        ("quantizer.method=auto-gptq", ["quantizer.options", "w8a8-outlier", "leave it out"]),
         ('quantizer.options=["16","8"]', ["quantizer.options", "lacks '4'"]),
         ('profile.options=["16"]', ["quantizer.options", "profile.options"]),
         ("workload.region=[0.2,0.4]", ["workload.region", "overlaps", "calibration"]),

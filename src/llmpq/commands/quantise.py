@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", default="16,8,w8a8-outlier,w8a8,4,3", help="weight options, separated by commas (default: %(default)s)"
     )
-    parser.add_argument("--method", choices=("gptq", "rtn"), default="gptq", help="quantiser (default: gptq)")
+    parser.add_argument("--method", choices=("gptq", "rtn", "auto-gptq"), default="gptq", help="quantiser (default: gptq)")
     parser.add_argument("--damping", type=float, default=0.01, help="GPTQ: share of the mean of the Hessian's diagonal (default: 0.01)")
     parser.add_argument("--act-order", action="store_true", help="GPTQ: columns in order of falling Hessian diagonal")
     parser.add_argument("--static-groups", action="store_true", help="GPTQ: all groups' scales before any column is rounded")

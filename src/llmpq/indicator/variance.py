@@ -13,8 +13,8 @@ from torch import Tensor
 
 from llmpq.errors import ConfigError
 from llmpq.indicator.base import Damages, QuantisedLayer, Source
+from llmpq.quant.bnb import nf4_step
 from llmpq.quant.calibration import InputStatistics
-from llmpq.quant.kernels.cpu import ACTIVATION_SCALE
 from llmpq.quant.options import WeightOption
 
 ROUNDINGS = {"deterministic": 4.0, "stochastic": 6.0}
@@ -42,12 +42,13 @@ def damage(
     columns = torch.arange(weight.shape[1])
     if option.outliers:
         columns = columns[~torch.isin(columns, stored["outlier_columns"].long())]
-    steps = stored["scales"].float().square()
+    steps = stored["scales"].float().square() * (nf4_step() ** 2 if option.kernel == "bnb-nf4" else 1.0)
     per_column = steps.sum(0).repeat_interleave(option.group_size) if option.group_size else steps.sum().expand(weight.shape[1])
     total = float((per_column * moment)[columns].sum(dtype=torch.float64))
     if option.quantises_activations:
         # The same with weight and input exchanged: the step of a token is its largest magnitude over the codes' range.
-        step = statistics.rows[:, columns].abs().amax(1).double().square().mean() * ACTIVATION_SCALE**2
+        levels = 2 ** (option.activation_bits - 1) - 1
+        step = statistics.rows[:, columns].abs().amax(1).double().square().mean() / levels**2
         total += float(step * weight[:, columns].double().square().sum())
     return total / ROUNDINGS[rounding]
 

@@ -15,12 +15,10 @@ from llmpq.model.spec import ModelSpec
 from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import End
 from llmpq.quant.ends import rounded_end
-from llmpq.quant.grid import Grid
 from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.kernels.table import make_table
 from llmpq.quant.options import WeightOption, outlier_count, weight_option
-from llmpq.quant.quantise import stored_tensors
-from llmpq.quant.rtn import rtn
+from llmpq.quant.quantise import nearest
 
 
 def layer_stack(checkpoint: Checkpoint, option: str, count: int) -> StageModel:
@@ -40,11 +38,9 @@ def layer_stack(checkpoint: Checkpoint, option: str, count: int) -> StageModel:
 
 def stored(weight: Tensor, option: WeightOption) -> dict[str, Tensor]:
     """``weight`` [out, in] as its layer file would hold it; outlier columns are spread evenly, which costs as much as any others."""
-    if not option.quantised:
-        return {"weight": weight}
     columns = weight.shape[1]
     kept = range(0, columns, columns // outlier_count(columns)) if option.outliers else ()
-    return stored_tensors(option, rtn(weight, Grid.of(option), kept=list(kept)[: outlier_count(columns)]))
+    return nearest(option, weight, list(kept)[: outlier_count(columns)])
 
 
 def some_layers(stage: StageModel, first: int, count: int) -> StageModel:

@@ -37,7 +37,7 @@ def stored_linear_bytes(option: str, out_features: int, in_features: int, outlie
     weights = out_features * in_features
     if not known.quantised:
         return weights * known.bits // 8
-    per_group = SCALE_BYTES + (0 if known.symmetric else OFFSET_BYTES)
+    per_group = FLOAT_BYTES if known.kernel == "bnb-int8" else SCALE_BYTES + (0 if known.symmetric else OFFSET_BYTES)
     total = weights * known.bits // 8 + out_features * known.groups(in_features) * per_group
     if known.outliers:
         kept = outlier_count(in_features, outlier_columns)
@@ -75,6 +75,8 @@ def resident_linear_bytes(option: str, out_features: int, in_features: int, outl
         case "int8-grouped":  # offsets are widened to fp32, the type they are multiplied in
             per_group = SCALE_BYTES + (0 if known.symmetric else FLOAT_BYTES)
             return weights + out_features * known.groups(in_features) * per_group
+        case "bnb-int8" | "bnb-nf4":  # what the file holds, in another order
+            return stored_linear_bytes(option, out_features, in_features)
         case "int4":  # the kernel reads an offset beside every scale
             return weights // 2 + 2 * SCALE_BYTES * out_features * kernel_groups(known, in_features)
         case "int3" | "int2":

@@ -20,6 +20,7 @@ from llmpq.errors import ArtifactError
 
 SCHEMA, VERSION = "llmpq.calibration", 1
 _COLUMNS = ("mean", "second_moment", "max_abs")
+_MIRROR_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class CalibrationWriter:
         self._next += 1
         for operator, columns in self._inputs.items():
             found = statistics[operator]
-            rows, cols = torch.triu_indices(columns, columns)
-            parts = [found.hessian[rows, cols], *(getattr(found, name) for name in _COLUMNS), found.rows]
+            triangle = [found.hessian[row, row:] for row in range(columns)]
+            parts = [*triangle, *(getattr(found, name) for name in _COLUMNS), found.rows]
             for tensor in parts:
                 self._file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
@@ -128,10 +129,16 @@ class Calibration:
 
 
 def _unfolded(triangle: Tensor, columns: int) -> Tensor:
-    rows, cols = torch.triu_indices(columns, columns)
-    square = torch.empty(columns, columns)
-    square[rows, cols] = triangle
-    square[cols, rows] = triangle
+    """The symmetric matrix of a stored triangle, with no more memory than the two."""
+    square, at = torch.empty(columns, columns), 0
+    for row in range(columns):
+        square[row, row:] = triangle[at : at + columns - row]
+        at += columns - row
+    for first in range(0, columns, _MIRROR_BLOCK):
+        last = first + _MIRROR_BLOCK
+        corner = square[first:last, first:last]
+        corner.copy_(corner.triu() + corner.triu(1).t())
+        square[last:, first:last] = square[first:last, last:].t()
     return square
 
 

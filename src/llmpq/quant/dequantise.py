@@ -5,12 +5,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from llmpq.errors import ConfigError
+from llmpq.quant.bnb import nf4_levels
 from llmpq.quant.options import WeightOption
 from llmpq.quant.packing import unpack
 
 
 def signed_codes(option: WeightOption, tensors: Mapping[str, Tensor]) -> Tensor:
-    """int8 codes [out, in], centred on zero: weight = code × scale (+ offset) of its row or group."""
+    """int8 codes [out, in], centred on zero: weight = code × scale (+ offset) of its row or group.
+
+    ConfigError for ``bnb-nf4``, whose codes are places in a table.
+    """
+    if option.kernel == "bnb-nf4":
+        raise ConfigError("option 'bnb-nf4' has no integer codes: its weights lie on NF4's table of levels")
     if option.bits == 8:
         return tensors["codes"]
     return unpack(tensors["codes"], option.bits).to(torch.int8) - 2 ** (option.bits - 1)
@@ -23,7 +30,11 @@ def dequantise(option: WeightOption, tensors: Mapping[str, Tensor]) -> Tensor:
     """
     if not option.quantised:
         return tensors["weight"].float()
-    codes, scales = signed_codes(option, tensors).float(), tensors["scales"].float()
+    if option.kernel == "bnb-nf4":
+        codes = nf4_levels()[unpack(tensors["codes"], option.bits).int()]
+    else:
+        codes = signed_codes(option, tensors).float()
+    scales = tensors["scales"].float()
     out_features, in_features = codes.shape
     grouped = codes.view(out_features, option.groups(in_features), -1) * scales.view(out_features, -1, 1)
     if not option.symmetric:

@@ -25,6 +25,7 @@ from llmpq.quant.layer_index import HEADER_KEYS, SCHEMA, VERSION, Place, damaged
 from llmpq.quant.options import weight_option
 
 _PARTS = {"float": {"weight"}, "fp16": {"weight"}}
+_OWN_TYPES = {"bnb-int8": {"scales": torch.float32}}
 _TYPES = {"scales": torch.bfloat16, "offsets": torch.bfloat16, "outlier_columns": torch.int32, "outlier_weight": torch.float32}
 
 
@@ -146,6 +147,7 @@ def _check_parts(path: Path, layer: LayerTensors) -> None:
     for name, tensors in layer.operators.items():
         if tensors.keys() != expected:
             raise ArtifactError(f"{path}: operator {name} holds {sorted(tensors)}, but option '{option.name}' needs {sorted(expected)}")
-        wrong = [part for part, tensor in tensors.items() if tensor.dtype != _TYPES.get(part, tensor.dtype)]
+        types = {**_TYPES, **_OWN_TYPES.get(option.kernel, {})}
+        wrong = [part for part, tensor in tensors.items() if tensor.dtype != types.get(part, tensor.dtype)]
         if wrong:
-            raise ArtifactError(f"{path}: {name}.{wrong[0]} is {tensors[wrong[0]].dtype}, expected {_TYPES[wrong[0]]}")
+            raise ArtifactError(f"{path}: {name}.{wrong[0]} is {tensors[wrong[0]].dtype}, expected {types[wrong[0]]}")

@@ -2,7 +2,8 @@
 
 An option is more than a width: two options can share their codes and still differ in speed and in damage (``8`` and ``w8a8``),
 so everything downstream is keyed by option name. A name says bits, ``a`` for asymmetric grids, and the input columns that share a scale
-where that is not the width's usual choice: ``4`` (symmetric, groups of 64), ``4-g128``, ``4a-g32``, ``4-row``, ``8a``.
+where that is not the width's usual choice: ``4`` (symmetric, groups of 64), ``4-g128``, ``4a-g32``, ``4-row``, ``8a``. ``bnb-int8`` and
+``bnb-nf4`` are bitsandbytes' LLM.int8 and NF4, rounded and multiplied by that package.
 """
 
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ class WeightOption:
 
     ``bits`` per weight code; ``group_size`` input columns per scale (0: one scale per output row); ``symmetric`` codes times scales, else
     plus an offset per group; ``activation_bits`` of what the kernel multiplies with; ``kernel`` is the family of kernels serving it;
-    ``outliers`` tells whether some columns stay in fp32.
+    ``outliers`` tells whether some columns stay in fp32; ``package`` is the one that rounds the weights, where it is not llmpq.
     """
 
     name: str
@@ -41,6 +42,7 @@ class WeightOption:
     activation_bits: int
     kernel: str
     outliers: bool = False
+    package: str = ""
 
     @property
     def quantised(self) -> bool:
@@ -53,9 +55,9 @@ class WeightOption:
         return self.activation_bits < 16
 
     @property
-    def grid_key(self) -> tuple[int, int, bool, bool]:
+    def grid_key(self) -> tuple[int, int, bool, bool, str]:
         """What decides the codes: options of equal key share them (``8`` and ``w8a8``)."""
-        return (self.bits, self.group_size, self.symmetric, self.outliers)
+        return (self.bits, self.group_size, self.symmetric, self.outliers, self.package)
 
     def groups(self, in_features: int) -> int:
         """How many scales an output row of ``in_features`` columns has."""
@@ -70,7 +72,7 @@ def _weight_only(bits: int, group_size: int, symmetric: bool) -> WeightOption:
     return WeightOption(f"{bits}{'' if symmetric else 'a'}{shared}", bits, group_size, symmetric, 16, kernel)
 
 
-USUAL = ("32", "16", "8", "w8a8", "w8a8-outlier", "4", "3", "2")
+USUAL = ("32", "16", "8", "w8a8", "w8a8-outlier", "bnb-int8", "bnb-nf4", "4", "3", "2")
 """The options that need no explanation; all others are variants of ``8``, ``4``, ``3`` and ``2``."""
 
 _KNOWN = (
@@ -78,6 +80,8 @@ _KNOWN = (
     WeightOption("16", 16, 0, True, 32, "fp16"),
     WeightOption("w8a8", 8, 0, True, 7, "int8-dynamic"),
     WeightOption("w8a8-outlier", 8, 0, True, 7, "int8-dynamic", outliers=True),
+    WeightOption("bnb-int8", 8, 0, True, 8, "bnb-int8", package="bitsandbytes"),
+    WeightOption("bnb-nf4", 4, 64, True, 16, "bnb-nf4", package="bitsandbytes"),
     *(_weight_only(bits, size, symmetric) for bits in (8, 4, 3, 2) for symmetric in (True, False) for size in GROUP_SIZES),
 )
 OPTIONS: dict[str, WeightOption] = {option.name: option for option in _KNOWN}

@@ -1,7 +1,8 @@
 """Quantise a group of layers at all options: one file per (layer, option) and a manifest, resuming where a killed run stopped."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from llmpq.errors import ArtifactError, ConfigError, LlmpqError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
 from llmpq.progress import Progress
+from llmpq.quant.auto_gptq import AutoGptq
+from llmpq.quant.bnb import rounded
 from llmpq.quant.bytes import resident_layer_bytes
 from llmpq.quant.calibration import Calibration, InputStatistics
+from llmpq.quant.dequantise import dequantise
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
-from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss
+from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss, refit
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import WeightOption, outlier_count, weight_option
@@ -24,7 +28,7 @@ from llmpq.quant.packing import pack
 from llmpq.quant.resume import finished, model_name, resumable
 from llmpq.quant.rtn import rtn
 
-METHODS = ("gptq", "rtn")
+METHODS = ("gptq", "rtn", "auto-gptq")
 DEFAULTS: Mapping[str, Any] = {
     "method": "gptq",
     "damping": 0.01,
@@ -60,13 +64,14 @@ def quantise_group(
     calibration.check(spec.operators(), spec.layers)
     recipe = {"settings": chosen, "calibration": artifacts.sha256_file(calibration_file), "code": _code()}
     progress, rows = Progress(f"quantise {out.name}", (last - first + 1) * len(known)), []
-    with resumable(out, "quantised") as partial:
+    with resumable(out, "quantised") as partial, AutoGptq() as package:
         for index in range(first, last + 1):
-            work = _LayerWork(index, checkpoint.layer(index), spec, calibration, chosen)
+            work = _LayerWork(index, checkpoint.layer(index), spec, calibration, chosen, package)
             own = artifacts.digest({**recipe, "weights": work.weights_digest()})
-            for option in known:
-                rows.append(_row(partial, work, option, own))
-                progress.step(f"(layer {index}, option {option.name})")
+            for row in _layer_rows(partial, work, known, own):
+                rows.append(row)
+                progress.step(f"(layer {index}, option {row['option']})")
+            del work  # before the next layer is read
         body = {
             "model": model_name(checkpoint_dir),
             "settings": chosen,
@@ -94,54 +99,78 @@ def read_manifests(quantised_dirs: Sequence[str | Path]) -> dict[tuple[int, str]
 
 
 class _LayerWork:
-    """What the options of one layer share: its weights, its statistics, and the codes of every distinct grid."""
+    """One layer at several options, an operator at a time: its statistics, its factor and the codes that options share go with it."""
 
     def __init__(
-        self, index: int, tensors: dict[str, Tensor], spec: ModelSpec, calibration: Calibration, settings: Mapping[str, Any]
+        self,
+        index: int,
+        tensors: dict[str, Tensor],
+        spec: ModelSpec,
+        calibration: Calibration,
+        settings: Mapping[str, Any],
+        package: AutoGptq,
     ) -> None:
-        self.index, self.tensors, self.spec, self.settings = index, tensors, spec, settings
-        self.operators = list(spec.operators())
+        self.index, self.tensors, self.spec, self.settings, self._package = index, tensors, spec, settings, package
         self._calibration = calibration
-        self._statistics: dict[str, InputStatistics] = {}
-        self._factors: dict[tuple[str, tuple[int, ...]], HessianFactor] = {}
-        self._quantised: dict[tuple[str, tuple[int, int, bool, bool]], tuple[Quantised, dict[str, float]]] = {}
 
     def weights_digest(self) -> str:
-        return plain_layer(self.tensors, self.operators, self.index, "32").content_sha256()
+        return plain_layer(self.tensors, self.spec.operators(), self.index, "32").content_sha256()
 
-    def layer(self, option: WeightOption) -> LayerTensors:
-        """The layer's tensors at ``option``; info holds the loss of every operator."""
-        if not option.quantised:
-            return plain_layer(self.tensors, self.operators, self.index, option.name)
-        stored, losses = {}, {}
-        for name in self.operators:
-            quantised, losses[name] = self._operator(name, option)
-            stored[name] = stored_tensors(option, quantised)
-        return LayerTensors(self.index, option.name, stored, layer_vectors(self.tensors, self.operators), {"losses": losses})
+    def layers(self, options: Sequence[WeightOption]) -> list[LayerTensors]:
+        """The layer's tensors at each of ``options``; info holds the loss of every operator, of unquantised options that of their type."""
+        plain = [option for option in options if not option.quantised]
+        made = {option.name: plain_layer(self.tensors, self.spec.operators(), self.index, option.name) for option in plain}
+        made |= {option.name: self._empty(option) for option in options if option.quantised}
+        for layer in made.values():
+            layer.info["losses"] = {}
+        for name in self.spec.operators():
+            statistics = self._calibration.operator(self.index, name)
+            for option, tensors in self._operator(name, statistics, [option for option in options if option.quantised]):
+                made[option.name].operators[name] = tensors
+            weight = self.tensors[f"{name}.weight"]
+            energy = output_loss(weight, torch.zeros_like(weight), statistics.hessian)
+            for option in options:
+                loss = max(output_loss(weight, dequantise(option, made[option.name].operators[name]), statistics.hessian), 0.0)
+                made[option.name].info["losses"][name] = {"loss": loss, "relative_loss": loss / energy if energy > 0 else 0.0}
+            del statistics  # a Hessian is as large as the layer: before the next one is read
+        return [made[option.name] for option in options]
 
-    def plain_losses(self, layer: LayerTensors) -> dict[str, dict[str, float]]:
-        """Losses of an unquantised option: what rounding to its type does to the outputs."""
-        weights = {name: tensors["weight"].float() for name, tensors in layer.operators.items()}
-        return {name: self._loss(name, weight) for name, weight in weights.items()}
+    def _empty(self, option: WeightOption) -> LayerTensors:
+        return LayerTensors(self.index, option.name, {}, layer_vectors(self.tensors, self.spec.operators()))
 
-    def _operator(self, name: str, option: WeightOption) -> tuple[Quantised, dict[str, float]]:
-        key = (name, option.grid_key)
-        if key not in self._quantised:
-            weight, statistics = self.tensors[f"{name}.weight"], self.statistics(name)
-            grid, kept = Grid.of(option), self._kept(option, statistics)
-            try:
+    def _operator(
+        self, name: str, statistics: InputStatistics, options: Sequence[WeightOption]
+    ) -> Iterator[tuple[WeightOption, dict[str, Tensor]]]:
+        """The operator's stored tensors at every option. Options of one grid share codes, all that keep the same columns a factor."""
+        weight, factors = self.tensors[f"{name}.weight"], _Factors(statistics.hessian, self.settings)
+        for key in dict.fromkeys(option.grid_key for option in sorted(options, key=lambda option: option.outliers)):
+            alike = [option for option in options if option.grid_key == key]
+            option, kept = alike[0], self._kept(alike[0], statistics)
+            with self._named(name, option):
                 if option.group_size and weight.shape[1] % option.group_size:
                     raise LlmpqError(f"{weight.shape[1]} inputs are no multiple of the group size {option.group_size}")
-                found = self._codes(name, weight, grid, kept)
-            except LlmpqError as error:
-                raise LlmpqError(f"layer {self.index}, operator {name}, option '{option.name}': {error}") from None
-            self._quantised[key] = found, self._loss(name, found.dequantised(option.group_size))
-        return self._quantised[key]
+                tensors = rounded(option, weight) if option.package else stored_tensors(option, self._codes(weight, factors, option, kept))
+            yield from ((option, tensors) for option in alike)
 
-    def _codes(self, name: str, weight: Tensor, grid: Grid, kept: tuple[int, ...]) -> Quantised:
+    @contextmanager
+    def _named(self, name: str, option: WeightOption) -> Iterator[None]:
+        """Say where it was, when quantising fails."""
+        try:
+            yield
+        except LlmpqError as error:
+            raise LlmpqError(f"layer {self.index}, operator {name}, option '{option.name}': {error}") from None
+
+    def _codes(self, weight: Tensor, factors: "_Factors", option: WeightOption, kept: tuple[int, ...]) -> Quantised:
+        grid = Grid.of(option)
         if self.settings["method"] == "rtn":
             return rtn(weight, grid, kept=kept)
-        return gptq(weight, self._factor(name, kept), grid, static_groups=self.settings["static_groups"])
+        if self.settings["method"] == "auto-gptq":
+            if kept:
+                raise LlmpqError("auto-gptq cannot keep columns in fp32; leave this option out, or take method gptq")
+            how = {key: self.settings[key] for key in ("damping", "act_order", "static_groups")}
+            return self._package.quantise(weight, factors.hessian, grid, **how)
+        found = gptq(weight, factors.keeping(kept), grid, static_groups=self.settings["static_groups"])
+        return refit(weight, found, factors.hessian, grid)
 
     def _kept(self, option: WeightOption, statistics: InputStatistics) -> tuple[int, ...]:
         """The columns with the largest inputs seen in calibration (LLM.int8, section 3.2), ascending."""
@@ -150,23 +179,30 @@ class _LayerWork:
         count = outlier_count(len(statistics.max_abs))
         return tuple(sorted(torch.argsort(statistics.max_abs, descending=True, stable=True)[:count].tolist()))
 
-    def _factor(self, name: str, kept: tuple[int, ...]) -> HessianFactor:
-        key = (name, kept)
-        if key not in self._factors:
-            hessian = self.statistics(name).hessian
-            self._factors[key] = factorise(hessian, damping=self.settings["damping"], act_order=self.settings["act_order"], kept=kept)
-        return self._factors[key]
 
-    def statistics(self, name: str) -> InputStatistics:
-        if name not in self._statistics:
-            self._statistics[name] = self._calibration.operator(self.index, name)
-        return self._statistics[name]
+class _Factors:
+    """The factor of one operator's Hessian, of which the last one asked for is held: it is as large as the Hessian itself."""
 
-    def _loss(self, name: str, approximation: Tensor) -> dict[str, float]:
-        weight, hessian = self.tensors[f"{name}.weight"], self.statistics(name).hessian
-        energy = output_loss(weight, torch.zeros_like(weight), hessian)
-        loss = max(output_loss(weight, approximation, hessian), 0.0)
-        return {"loss": loss, "relative_loss": loss / energy if energy > 0 else 0.0}
+    def __init__(self, hessian: Tensor, settings: Mapping[str, Any]) -> None:
+        self.hessian, self._settings = hessian, settings
+        self._kept: tuple[int, ...] | None = None
+        self._factor: HessianFactor | None = None
+
+    def keeping(self, kept: tuple[int, ...]) -> HessianFactor:
+        if self._factor is None or self._kept != kept:
+            self._factor, self._kept = None, kept
+            damping, act_order = self._settings["damping"], self._settings["act_order"]
+            self._factor = factorise(self.hessian, damping=damping, act_order=act_order, kept=kept)
+        return self._factor
+
+
+def nearest(option: WeightOption, weight: Tensor, kept: Sequence[int] = ()) -> dict[str, Tensor]:
+    """``weight`` fp32 [out, in] as a layer file of ``option`` holds it, rounded to nearest (``kept``: outlier columns)."""
+    if not option.quantised:
+        return {"weight": weight}
+    if option.package:
+        return rounded(option, weight)
+    return stored_tensors(option, rtn(weight, Grid.of(option), kept=kept))
 
 
 def stored_tensors(option: WeightOption, quantised: Quantised) -> dict[str, Tensor]:
@@ -183,23 +219,35 @@ def stored_tensors(option: WeightOption, quantised: Quantised) -> dict[str, Tens
     return stored
 
 
-def _row(partial: Path, work: _LayerWork, option: WeightOption, recipe: str) -> dict[str, Any]:
-    """Make one layer file, or take it over from an earlier run; its row of the manifest."""
-    started, path = time.perf_counter(), partial / layer_file_name(work.index, option.name)
-    layer = finished(path, recipe, work.index, option.name)
-    if layer is None:
-        layer = work.layer(option)
-        losses = layer.info.get("losses") or work.plain_losses(layer)
-        layer.info = {"recipe": recipe, "losses": losses, "settings": dict(work.settings)}
+def _layer_rows(partial: Path, work: _LayerWork, options: Sequence[WeightOption], recipe: str) -> Iterator[dict[str, Any]]:
+    """Make the layer files that an earlier run has not made; a row of the manifest for every option."""
+    taken_over: dict[str, dict[str, Any]] = {}
+    for option in options:
+        started, path = time.perf_counter(), partial / layer_file_name(work.index, option.name)
+        layer = finished(path, recipe, work.index, option.name)
+        if layer is not None:
+            taken_over[option.name] = _row(path, layer, work.spec, time.perf_counter() - started)
+    missing, started = [option for option in options if option.name not in taken_over], time.perf_counter()
+    made = dict(zip((option.name for option in missing), work.layers(missing) if missing else [], strict=True))
+    for option in options:
+        if option.name in taken_over:
+            yield taken_over[option.name]
+            continue
+        path, layer = partial / layer_file_name(work.index, option.name), made.pop(option.name)
+        layer.info |= {"recipe": recipe, "settings": dict(work.settings)}
         write_layer(path, layer)
+        yield _row(path, layer, work.spec, (time.perf_counter() - started) / len(missing))
+
+
+def _row(path: Path, layer: LayerTensors, spec: ModelSpec, seconds: float) -> dict[str, Any]:
     return {
-        "layer": work.index,
-        "option": option.name,
+        "layer": layer.layer,
+        "option": layer.option,
         "file": path.name,
         "sha256": layer.content_sha256(),
         "stored_bytes": layer.stored_bytes,
-        "resident_bytes": resident_layer_bytes(work.spec, option.name),
-        "seconds": round(time.perf_counter() - started, 3),
+        "resident_bytes": resident_layer_bytes(spec, layer.option),
+        "seconds": round(seconds, 3),
         "operators": layer.info["losses"],
     }
 
@@ -210,6 +258,8 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"quantizer.method '{chosen['method']}' is unknown; known are {', '.join(METHODS)}")
     if chosen["damping"] < 0:
         raise ConfigError("quantizer.damping must not be negative")
+    if chosen["method"] == "auto-gptq":
+        chosen["package"] = f"auto-gptq {AutoGptq().version}"
     return chosen
 
 

@@ -33,7 +33,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def model(tmp_path: Path) -> StageModel:
     directory = write_tiny_llama(tmp_path / "model", max_position_embeddings=512)
-    return StageModel.load(directory, None, first_layer=0, options=["16"] * 4, has_embedding=True, has_head=True)
+    return StageModel.load(directory, None, first_layer=0, options=["16"] * 4, embedding="16", head="16")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from llmpq.quant.options import OUTLIER_COLUMNS, outlier_count, weight_option
 
 DEVICE = {"name": "cpu-test", "kind": "cpu", "cores": 1, "slowdown": 1.0, "source": "emulated"}
 SETTINGS = {"name": "tiny", "micro_batches": [1, 4], "prompt_tokens": [8, 16], "contexts": [8, 24], "repeats": 2, "warmup": 1}
-OPTIONS = ["16", "8", "w8a8-outlier", "w8a8", "4", "3"]
+OPTIONS = ["16", "8", "w8a8-outlier", "w8a8", "bnb-int8", "bnb-nf4", "4", "3"]
 END_OPTIONS = ["16", "8", "w8a8"]
 ENDS = [("embedding", "16"), ("embedding", "8"), ("head", "16"), ("head", "8"), ("head", "w8a8")]
 

@@ -5,10 +5,8 @@ from torch import Tensor
 
 from llmpq.quant.files import plain_layer
 from llmpq.quant.gptq import Quantised
-from llmpq.quant.grid import Grid
 from llmpq.quant.options import OPTIONS, outlier_count
-from llmpq.quant.quantise import stored_tensors
-from llmpq.quant.rtn import rtn
+from llmpq.quant.quantise import nearest, stored_tensors
 
 ROW_EXACT = tuple(option for option in OPTIONS if option != "32")
 
@@ -35,7 +33,7 @@ def stored_weight(option: str, weight: Tensor, seed: int = 0) -> dict[str, Tenso
     if known.outliers:
         order = torch.randperm(weight.shape[1], generator=torch.Generator().manual_seed(seed + 1))
         kept = order[: outlier_count(weight.shape[1])].tolist()
-    return stored_tensors(known, rtn(weight, Grid.of(known), kept=kept))
+    return nearest(known, weight, kept)
 
 
 def arbitrary(option: str, out_features: int, in_features: int) -> dict[str, Tensor]:
@@ -43,6 +41,8 @@ def arbitrary(option: str, out_features: int, in_features: int) -> dict[str, Ten
     known = OPTIONS[option]
     if not known.quantised:
         return {"weight": torch.ones(out_features, in_features, dtype=torch.float32 if option == "32" else torch.float16)}
+    if known.package:
+        return nearest(known, torch.ones(out_features, in_features))
     codes = torch.ones(out_features, in_features, dtype=torch.int8)
     groups = known.groups(in_features)
     kept = torch.arange(outlier_count(in_features)) if known.outliers else torch.arange(0)

@@ -8,7 +8,7 @@ from quant_cases import random_weight
 from torch import Tensor
 
 from llmpq.errors import LlmpqError
-from llmpq.quant.gptq import factorise, gptq, output_loss
+from llmpq.quant.gptq import Quantised, factorise, gptq, output_loss, refit
 from llmpq.quant.grid import Grid, to_bf16
 from llmpq.quant.rtn import rtn
 
@@ -101,6 +101,37 @@ def test_the_same_input_gives_the_same_codes() -> None:
     first, second = (gptq(weight, factorise(h, damping=0.01), Grid(3, 64)) for _ in range(2))
     assert torch.equal(first.codes, second.codes)
     assert torch.equal(first.scales, second.scales)
+
+
+@pytest.mark.parametrize("grid", [Grid(2, 64), Grid(2, 0, False), Grid(3, 64, False), Grid(4, 0), Grid(8, 0, False)], ids=str)
+def test_refitted_steps_lose_less_and_are_what_bf16_holds(grid: Grid) -> None:
+    """A column that outweighs all others, as an attention sink's does: the steps follow what came of it."""
+    size = torch.ones(128).index_fill(0, torch.tensor([70]), 40.0)
+    weight, h = random_weight(48, 128), hessian(128) * size * size.unsqueeze(1)
+    found = gptq(weight, factorise(h, damping=0.01), grid)
+    fitted = refit(weight, found, h, grid)
+    assert torch.equal(fitted.codes, found.codes)
+    assert torch.equal(fitted.scales, to_bf16(fitted.scales))
+    for row in range(48):  # no row gets worse
+        old, new = (output_loss(weight[row : row + 1], each.dequantised(grid.group_size)[row : row + 1], h) for each in (found, fitted))
+        assert new <= old * (1 + 1e-5)
+    assert loss(weight, fitted, grid, h) < 0.99 * loss(weight, found, grid, h)
+
+
+def test_one_refitted_scale_by_hand() -> None:
+    """Codes 1 and 2 for weights 1.5 and 2.5 with equal and independent inputs: the scale of least squares is (1.5 + 5) / 5 = 1.3."""
+    found = Quantised(torch.tensor([[1, 2]], dtype=torch.int8), torch.ones(1, 1), torch.empty(0).long(), torch.empty(1, 0))
+    fitted = refit(torch.tensor([[1.5, 2.5]]), found, torch.eye(2), Grid(8, 0))
+    assert fitted.scales.item() == to_bf16(torch.tensor(1.3)).item()
+
+
+def test_refitting_leaves_kept_columns_alone() -> None:
+    weight, h = random_weight(16, 128), hessian(128)
+    for grid in (Grid(3, 0), Grid(3, 0, False)):
+        found = gptq(weight, factorise(h, damping=0.01, kept=(3, 77)), grid)
+        fitted = refit(weight, found, h, grid)
+        assert torch.equal(fitted.dequantised(0)[:, [3, 77]], found.dequantised(0)[:, [3, 77]])
+        assert loss(weight, fitted, grid, h) < loss(weight, found, grid, h)
 
 
 def test_dead_columns_become_zero() -> None:

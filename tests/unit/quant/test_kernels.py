@@ -5,12 +5,14 @@ import torch
 from quant_cases import ROW_EXACT, fits, inputs, random_weight, stored, stored_weight
 
 from llmpq.errors import LlmpqError
+from llmpq.quant.bnb import bitsandbytes
 from llmpq.quant.dequantise import dequantise
 from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.options import OPTIONS
 
-# (relative error of a row's output, in the 2-norm): bf16 has 8 bits of mantissa, 7-bit activations a step of 1/63 of the largest
-TOLERANCE = {"float": 1e-6, "fp16": 2e-6, "int8-dynamic": 3e-2}
+# (relative error of a row's output, in the 2-norm): bf16 has 8 bits of mantissa; activations of 7 bits have a step of 1/63 of the largest,
+# those of 8 bits of 1/127
+TOLERANCE = {"float": 1e-6, "fp16": 2e-6, "int8-dynamic": 3e-2, "bnb-int8": 2e-2}
 BF16 = 6e-3
 SHAPES = [(960, 576), (576, 1536), (48, 128), (16, 192), (2064, 64)]
 CASES = [(option, shape) for option in OPTIONS for shape in SHAPES if fits(option, shape)]
@@ -92,6 +94,34 @@ def test_outlier_columns_are_exact() -> None:
     assert float(error.max()) < 1e-4
     rest = x.index_fill(1, tensors["outlier_columns"].long(), 0.0)
     assert torch.isfinite(plain(rest)).all()
+
+
+def test_bitsandbytes_makes_the_same_of_a_row_alone() -> None:
+    """Inputs of 6 and more are multiplied in floating point: the package's own composition of its operators, a row at a time."""
+    package, tensors, x = torch.ops.bitsandbytes, stored("bnb-int8", 48, 128), inputs(9, 128)
+    assert 0 < int((x.abs() >= 6.0).sum()) < x.numel() // 2
+    linear, largest = make_linear("bnb-int8", tensors), tensors["scales"] * 127
+    for row in (row for row in x.split(1) if row.any()):
+        codes, size, columns = package.int8_vectorwise_quant(row.clone(), 6.0)
+        alone, _ = package.int8_mixed_scaled_mm(row, codes, tensors["codes"], size, largest, columns, None)
+        torch.testing.assert_close(linear(row), alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+
+
+def test_bitsandbytes_files_hold_what_the_package_rounds() -> None:
+    functional, weight = bitsandbytes().functional, random_weight(48, 128)
+    own = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
+    torch.testing.assert_close(dequantise(OPTIONS["bnb-nf4"], stored_weight("bnb-nf4", weight)), own, rtol=2**-8, atol=0)  # bf16 scales
+    own = functional.int8_vectorwise_dequant(*functional.int8_vectorwise_quant(weight)[:2])
+    torch.testing.assert_close(dequantise(OPTIONS["bnb-int8"], stored_weight("bnb-int8", weight)), own, rtol=1e-4, atol=0)
+
+
+def test_nf4_without_the_packed_kernel_is_the_same_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor without bf16 instructions: there the weight is widened and multiplied in fp32."""
+    tensors, x = stored("bnb-nf4", 64, 128), inputs(9, 128)
+    monkeypatch.setattr(bitsandbytes().functional, "has_avx512bf16", lambda: False)
+    linear, product = make_linear("bnb-nf4", tensors), x @ dequantise(OPTIONS["bnb-nf4"], tensors).t()
+    assert float(((linear(x) - product).norm(dim=1) / product.norm(dim=1).clamp_min(1e-30)).max()) < 1e-6
+    assert all(torch.equal(linear(row), y.unsqueeze(0)) for row, y in zip(x.split(1), linear(x), strict=True))
 
 
 @pytest.mark.parametrize("option", ["2", "3", "4"])

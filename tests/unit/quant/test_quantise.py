@@ -1,7 +1,13 @@
 """Quantising a group: what the manifest says is what the files hold, and a stopped run goes on where it stopped."""
 
+import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +101,7 @@ def test_outlier_columns_are_those_with_the_largest_inputs(group: Path, calibrat
 
 @pytest.mark.parametrize("option", ALL)
 def test_a_stage_runs_from_the_files(group: Path, tiny_llama_dir: Path, option: str) -> None:
-    ends = {"first_layer": 0, "has_embedding": True, "has_head": True}
+    ends = {"first_layer": 0, "embedding": "16", "head": "16"}
     ids = torch.arange(20).view(2, 10)
     model = StageModel.load(tiny_llama_dir, group.parent, options=[option] * 4, **ends)
     exact = StageModel.load(tiny_llama_dir, None, options=["32"] * 4, **ends).logits(ids)
@@ -134,6 +140,46 @@ def test_a_killed_run_goes_on_where_it_stopped(
         assert (out / name).stat().st_mtime_ns == kept[name]
     whole = {(row["layer"], row["option"]): row["sha256"] for row in artifacts.read(group / "manifest.json", "quantised")["rows"]}
     assert all(row["sha256"] == whole[row["layer"], row["option"]] for row in manifest["rows"])
+
+
+def test_a_run_that_was_killed_outright_does_only_the_rest(tiny_llama_dir: Path, calibration: Path, group: Path, tmp_path: Path) -> None:
+    """SIGKILL, so nothing can be tidied up: what is there is whole, is kept, and the second run makes what is missing."""
+    out, partial = tmp_path / "layers-000-003", tmp_path / "layers-000-003.partial"
+    command = [
+        sys.executable,
+        "-m",
+        "llmpq",
+        "quantise",
+        tiny_llama_dir,
+        calibration,
+        out,
+        "--layers",
+        "0",
+        "3",
+        "--options",
+        ",".join(ALL),
+    ]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(partial.glob("layer-001.*.safetensors")) and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in partial.glob("layer-*.safetensors")}
+    assert len(ALL) < len(kept) < 4 * len(ALL)
+    manifest = quantise_group(tiny_llama_dir, calibration, out, first=0, last=3, options=ALL, settings={})
+    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
+    whole = {row["file"]: row["sha256"] for row in artifacts.read(group / "manifest.json", "quantised")["rows"]}
+    assert {row["file"]: row["sha256"] for row in manifest["rows"]} == whole
+
+
+def test_memory_is_bounded_by_the_layer(tmp_path: Path) -> None:
+    """The fp32 weights, and of the largest operator the Hessian, its factor and what making one from the other takes; 96 MiB besides."""
+    script = Path(__file__).with_name("measure_quantise.py")
+    command = [sys.executable, str(script), str(tmp_path), "768", "3072", "4,8"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread).stdout)
+    assert found["peak_bytes"] - found["before_bytes"] < found["weight_bytes"] + 4 * found["hessian_bytes"] + 3 * 2**25
 
 
 def test_files_of_other_settings_are_not_taken_over(tiny_llama_dir: Path, calibration: Path, tmp_path: Path) -> None:

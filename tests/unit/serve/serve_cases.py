@@ -15,11 +15,9 @@ from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.bytes import kv_layer_bytes
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
-from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import weight_option
-from llmpq.quant.quantise import stored_tensors
-from llmpq.quant.rtn import rtn
+from llmpq.quant.quantise import nearest
 from llmpq.serve.batch import serve
 
 LAYERS, VOCAB = 6, 199
@@ -135,11 +133,8 @@ def quantised_layers(checkpoint: Path, folder: Path, options: Sequence[str]) -> 
         if not option.quantised:
             layer = plain_layer(tensors, source.spec.operators(), index, name)
         else:
-            grid, kept = Grid.of(option), range(8) if option.outliers else ()
-            operators = {
-                operator: stored_tensors(option, rtn(tensors[f"{operator}.weight"], grid, kept=kept))
-                for operator in source.spec.operators()
-            }
+            kept = range(8) if option.outliers else ()
+            operators = {operator: nearest(option, tensors[f"{operator}.weight"], kept) for operator in source.spec.operators()}
             layer = LayerTensors(index, name, operators, layer_vectors(tensors, operators))
         write_layer(folder / layer_file_name(index, name), layer)
     return folder

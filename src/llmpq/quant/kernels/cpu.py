@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llmpq.errors import LlmpqError
 from llmpq.quant.kernels.base import Linear, row_by_row
+from llmpq.quant.kernels.bnb import BnbInt8Linear, BnbNf4Linear
 from llmpq.quant.kernels.int4 import Int2Linear, Int3Linear, Int4Linear
 from llmpq.quant.options import WeightOption, weight_option
 
@@ -149,6 +150,8 @@ _KERNELS: dict[str, Callable[[WeightOption, Mapping[str, Tensor], Tensor | None]
     "int8": Int8Linear,
     "int8-grouped": GroupedInt8Linear,
     "int8-dynamic": DynamicInt8Linear,
+    "bnb-int8": BnbInt8Linear,
+    "bnb-nf4": BnbNf4Linear,
     "int4": Int4Linear,
     "int3": Int3Linear,
     "int2": Int2Linear,
