@@ -3,11 +3,11 @@
 import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_tiny_llama
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from llmpq.errors import ConfigError, LlmpqError
@@ -31,8 +31,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> StageModel:
-    directory = write_tiny_llama(tmp_path / "model", max_position_embeddings=512)
+def model(write_llama: Callable[..., Path], tmp_path: Path) -> StageModel:
+    directory = write_llama(tmp_path / "model", max_position_embeddings=512)
     return StageModel.load(directory, None, first_layer=0, options=["16"] * 4, embedding="16", head="16")
 
 
