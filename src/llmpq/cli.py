@@ -18,6 +18,7 @@ ORDER = (
     "workload",
     "calibrate",
     "quantise",
+    "quantise-ends",
     "profile",
     "links",
     "fit",

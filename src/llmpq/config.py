@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmpq.config_evaluate import Evaluate
 from llmpq.config_messages import one_line
 from llmpq.errors import ConfigError
 
 DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
-SHARED = ("model", "profile", "quantizer", "indicator")  # results of these are stored under the entry's name alone
+SHARED = ("model", "profile", "quantizer", "indicator", "evaluate")  # results of these are stored under the entry's name alone
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Model:
     name: str
     source: str
     layers: int
-    end_option: str = "16"
+    end_options: list[str] = field(default_factory=lambda: ["16", "8", "w8a8"])
     wheel: str = ""
     member: str = ""
     sha256: str = ""
@@ -206,15 +207,6 @@ class Serve:
     timeout_s: float
     load_timeout_s: float
     max_restarts: int
-
-
-@dataclass
-class Evaluate:
-    name: str
-    texts: list[str]
-    region: list[float]
-    windows: int
-    window_tokens: int
 
 
 @dataclass

@@ -5,14 +5,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmpq.config import SHARED
+from llmpq.config_evaluate import BENCHMARK_TEXTS, TASKS, TEXTS, evaluation_texts, used_texts
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
-from llmpq.quant.options import OPTIONS, known_options
+from llmpq.quant.options import END_OPTIONS, OPTIONS, known_options, options_of_end
 
 CHOICES = {
     "model.source": ("package", "path", "hub", "shape"),
-    "model.end_option": ("16", "32"),
     "cluster.launch": ("local", "none"),
     "quantizer.method": ("gptq", "rtn", "auto-gptq"),
     "indicator.method": ("residual-error", "variance", "gptq-loss", "hessian", "gradient", "divergence", "random"),
@@ -24,7 +24,6 @@ CHOICES = {
     "suite": ("default", "test"),
 }
 DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
-TEXTS = ("wikipedia", "news", "python-docs")
 REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
 POSITIVE = {
     "model": ("layers",),
@@ -33,7 +32,7 @@ POSITIVE = {
     "quantizer": ("damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
     "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode", "pareto.memory_factors"),
     "serve": ("timeout_s", "load_timeout_s"),
-    "evaluate": ("windows", "window_tokens"),
+    "evaluate": ("windows", "window_tokens", "stride", "questions"),
 }
 NOT_NEGATIVE = {
     "profile": ("warmup",),
@@ -69,7 +68,10 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
             fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(map(str, allowed))}")
     _check_names(experiment["strategies"], tuple(STRATEGIES), "strategies", fail)
     _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail, known_options())
+    _check_end_options(experiment["model"]["end_options"], fail)
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
+    if experiment["evaluate"]["tasks"]:
+        _check_names(experiment["evaluate"]["tasks"], TASKS, "evaluate.tasks", fail)
     _check_names(experiment["profile"]["options"], OPTIONS, "profile.options", fail, known_options())
     for option in experiment["quantizer"]["options"]:
         if option not in experiment["profile"]["options"]:
@@ -109,11 +111,14 @@ def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
         entries = [(group, experiment[group]["name"], experiment[group]) for group in SHARED]
         entries += [("device", key, {k: v for k, v in device.items() if k != "memory_mib"}) for key, device in cluster["types"].items()]
         entries += [("cluster", cluster["name"], wiring)]
+        entries += [("text", text, experiment["evaluate"]["sources"][text]) for text in BENCHMARK_TEXTS if text in used_texts(experiment)]
         for group, entry, value in entries:
             first, other = seen.setdefault((group, entry), (name, value))
             if other != value:
                 mend = "give one of them a file of its own in config/device, and a cluster that uses it"
-                if group != "device":
+                if group == "text":
+                    mend = f"set evaluate.sources.{entry} to the same file in both"
+                elif group != "device":
                     mend = f"give one of them another name (for example {group}.name={entry}-2)"
                 raise ConfigError(
                     f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored "
@@ -139,13 +144,21 @@ def _check_names(values: list[str], allowed: Collection[str], key: str, fail: An
         fail(key, f"names something twice: {', '.join(values)}")
 
 
+def _check_end_options(options: list[str], fail: Any) -> None:
+    """Each is one that embedding or head may have, and either end is left with one at least."""
+    _check_names(options, dict.fromkeys(option for known in END_OPTIONS.values() for option in known), "model.end_options", fail)
+    for end, known in END_OPTIONS.items():
+        if not options_of_end(end, options):
+            fail("model.end_options", f"is {options}, none of which the {end} may have; add one of {', '.join(known)}")
+
+
 def _check_regions(experiment: Mapping[str, Any], fail: Any) -> None:
     """Calibration, prompts and evaluation are taken from parts of a text that do not overlap."""
     uses = [
         ("quantizer.calibration.region", [_get(experiment, "quantizer.calibration.text")]),
         ("workload.region", [experiment["workload"]["text"]]),
     ]
-    uses += [("evaluate.region", experiment["evaluate"]["texts"])]
+    uses += [("evaluate.region", evaluation_texts(experiment["evaluate"]))]
     taken: list[tuple[str, str, float, float]] = []
     for key, texts in uses:
         region = _get(experiment, key)
@@ -187,6 +200,8 @@ def _check_ranges(experiment: Mapping[str, Any], fail: Any) -> None:
             "evaluate.window_tokens",
             f"is {experiment['evaluate']['window_tokens']}; a window's first token is not scored, so 2 or more",
         )
+    if (stride := experiment["evaluate"]["stride"]) is not None and stride > experiment["evaluate"]["window_tokens"]:
+        fail("evaluate.stride", f"is {stride}, more than evaluate.window_tokens ({experiment['evaluate']['window_tokens']})")
     if experiment["backend"]["port"] > 65535:
         fail("backend.port", f"is {experiment['backend']['port']}; a port is 0 (any free one) to 65535")
     model = experiment["model"]

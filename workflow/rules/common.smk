@@ -2,10 +2,11 @@
 
 import sys
 
-from llmpq.config_checks import TEXTS
+from llmpq.config_evaluate import TEXTS, evaluation_texts, used_texts
 from llmpq.config_cache import as_list, load_experiments
 from llmpq.errors import ConfigError, LlmpqError
 from llmpq.plan.strategies import STRATEGIES
+from llmpq.quant.options import quantised_options
 from llmpq.report.verdict import focus_strategy
 from llmpq.session import begin_session, end_session, one_line_errors, only_errors, take_over_lock
 from llmpq.sources import code_digest
@@ -42,6 +43,7 @@ wildcard_constraints:
     profile=r"[\w.-]+",
     quantizer=r"[\w.-]+",
     indicator=r"[\w.-]+",
+    evaluate=r"[\w.-]+",
     text=r"[\w.-]+",
     group=r"layers-\d{3}-\d{3}",
 
@@ -84,6 +86,12 @@ def known_text(name):
     return name
 
 
+def text_source(name):
+    """Where a text's original file lies, as an experiment that uses it says (they agree: checked by compose); empty for none."""
+    known_text(name)
+    return next((each["evaluate"]["sources"].get(name, "") for each in EXPERIMENTS.values() if name in used_texts(each)), "")
+
+
 def of_entry(group, keys=""):
     """A params function: settings of the entry that the wildcard of that group names."""
     return lambda wildcards: pick(entry(group, wildcards[group]), keys)
@@ -99,10 +107,15 @@ def for_experiment(pattern):
 
     def fill(wildcards):
         chosen = experiment(wildcards)
-        names = {group: chosen[group]["name"] for group in ("model", "cluster", "profile", "quantizer", "indicator")}
+        names = {group: chosen[group]["name"] for group in ("model", "cluster", "profile", "quantizer", "indicator", "evaluate")}
         return pattern.format(**names, **wildcards)
 
     return fill
+
+
+def if_compared(pattern):
+    """An input function: the pattern where the evaluation compares with 16 bit, else nothing."""
+    return lambda wildcards: for_experiment(pattern)(wildcards) if experiment(wildcards)["evaluate"]["compare"] else []
 
 
 def device_files(pattern):
@@ -144,6 +157,17 @@ def quantised_layers(wildcards):
     model = wildcards.get("model") or experiment(wildcards)["model"]["name"]
     quantizer = wildcards.get("quantizer") or experiment(wildcards)["quantizer"]["name"]
     return [f"results/quantised/{model}/{quantizer}/{group}" for group in layer_groups(model, quantizer)]
+
+
+def quantised_ends(wildcards):
+    """An input function: the folder of embedding and head, for a model or an experiment's."""
+    model = wildcards.get("model") or experiment(wildcards)["model"]["name"]
+    return f"results/quantised/{model}/ends"
+
+
+def quantised_weights(wildcards):
+    """An input function: the folders of all layer groups and of the ends."""
+    return [*quantised_layers(wildcards), quantised_ends(wildcards)]
 
 
 def strategy_files(*names):

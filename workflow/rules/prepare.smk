@@ -27,6 +27,7 @@ rule prepare_text:
         ENVIRONMENT
     params:
         text=lambda wildcards: known_text(wildcards.text),
+        source=lambda wildcards: text_source(wildcards.text),
         code=code_digest("llmpq.text"),
     message:
         "Prepare the text {wildcards.text}"

@@ -1,4 +1,4 @@
-"""Calibration statistics, the quantised layers (each model and quantizer once) and how much damage each option does."""
+"""Calibration statistics, the quantised layers (each model and quantizer once) and ends, and how much damage each option does."""
 
 CALIBRATION = "results/calibration/{model}/{quantizer}.safetensors"
 
@@ -49,11 +49,32 @@ rule quantise:
         "../scripts/quantise.py"
 
 
+rule quantise_ends:
+    input:
+        checkpoint="resources/models/{model}/checkpoint",
+    output:
+        directory("results/quantised/{model}/ends"),
+    log:
+        "results/logs/quantise_ends/{model}.log",
+    benchmark:
+        "results/benchmarks/quantise_ends/{model}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        options=lambda wildcards: quantised_options(entry("model", wildcards.model)["end_options"]),
+        code=code_digest("llmpq.quant.ends"),
+    message:
+        "Quantise embedding and head of {wildcards.model}"
+    script:
+        "../scripts/quantise_ends.py"
+
+
 rule indicator:
     input:
         checkpoint="resources/models/{model}/checkpoint",
         calibration=CALIBRATION,
         quantised=quantised_layers,
+        ends=quantised_ends,
     output:
         "results/indicators/{model}/{quantizer}/{indicator}.json",
     log:
@@ -65,6 +86,7 @@ rule indicator:
     params:
         indicator=of_entry("indicator"),
         quantizer=of_entry("quantizer", "options"),
+        model=of_entry("model", "end_options"),
         code=code_digest("llmpq.indicator.*"),
     message:
         "Score the options of every layer of {wildcards.model} by {wildcards.indicator}"

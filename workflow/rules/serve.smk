@@ -1,4 +1,4 @@
-"""Run a plan: a process for each stage, then perplexity of the very weights that were served."""
+"""Run a plan: a process for each stage, then the quality of the very weights that were served, beside the 16-bit model."""
 
 
 rule serve:
@@ -7,7 +7,7 @@ rule serve:
         problem=f"{EXPERIMENT}/problem.json",
         requests=f"{EXPERIMENT}/workload.json",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
-        quantised=quantised_layers,
+        quantised=quantised_weights,
     output:
         requests=f"{RUN}/requests.jsonl",
         serve=f"{RUN}/serve.json",
@@ -22,7 +22,6 @@ rule serve:
     params:
         serve=of_experiment("serve"),
         backend=of_experiment("backend", "name margins port"),
-        model=of_experiment("model", "end_option"),
         cluster=of_experiment("cluster"),
         workload=of_experiment("workload", "slots ignore_eos"),
         code=code_digest("llmpq.serve.*"),
@@ -32,15 +31,40 @@ rule serve:
         "../scripts/serve.py"
 
 
+rule reference:
+    input:
+        checkpoint="resources/models/{model}/checkpoint",
+        texts=lambda wildcards: expand(
+            "resources/texts/{text}.txt",
+            text=entry("evaluate", wildcards.evaluate)["texts"],
+        ),
+    output:
+        "results/references/{model}/{evaluate}.safetensors",
+    log:
+        "results/logs/reference/{model}/{evaluate}.log",
+    benchmark:
+        "results/benchmarks/reference/{model}/{evaluate}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        evaluate=of_entry("evaluate", "region windows window_tokens stride"),
+        code=code_digest("llmpq.evaluate.reference", "llmpq.text"),
+    message:
+        "Read the texts of {wildcards.evaluate} with {wildcards.model} at 16 bits"
+    script:
+        "../scripts/reference.py"
+
+
 rule evaluate:
     input:
         plan=f"{RUN}/plan.json",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
-        quantised=quantised_layers,
+        quantised=quantised_weights,
         texts=lambda wildcards: expand(
             "resources/texts/{text}.txt",
-            text=experiment(wildcards)["evaluate"]["texts"],
+            text=evaluation_texts(experiment(wildcards)["evaluate"]),
         ),
+        reference=if_compared("results/references/{model}/{evaluate}.safetensors"),
     output:
         f"{RUN}/quality.json",
     log:
@@ -51,9 +75,8 @@ rule evaluate:
         ENVIRONMENT
     params:
         evaluate=of_experiment("evaluate"),
-        model=of_experiment("model", "end_option"),
         code=code_digest("llmpq.evaluate.*"),
     message:
-        "Perplexity of {wildcards.experiment} as {wildcards.strategy} planned it"
+        "Quality of {wildcards.experiment} as {wildcards.strategy} planned it"
     script:
         "../scripts/evaluate.py"

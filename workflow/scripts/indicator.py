@@ -14,4 +14,6 @@ with job(snakemake):
         quantizer=names.quantizer,
         indicator={"name": names.indicator, **params.indicator},
         options=params.quantizer["options"],
+        ends_dir=given.ends,
+        end_options=params.model["end_options"],
     )

@@ -21,5 +21,5 @@ with job(snakemake):
         planner=settings.planner,
         options=settings.quantizer["options"],
         schedule=settings.serve["schedule"],
-        end_option=settings.model["end_option"],
+        end_options=settings.model["end_options"],
     )

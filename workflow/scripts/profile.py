@@ -12,5 +12,5 @@ with job(snakemake):
         {"name": names.profile, **settings},
         snakemake.output[0],
         options=settings.pop("options"),
-        end_option=snakemake.params.model["end_option"],
+        end_options=snakemake.params.model["end_options"],
     )

@@ -12,7 +12,7 @@ with job(snakemake):
     if planless.reason(artifacts.read(given.plan, "plan")) is not None:
         planless.write_unserved(given.plan, out.requests, out.serve, out.timeline)
     else:
-        groups = {"serve": params.serve, "workload": params.workload, "model": params.model, "backend": params.backend}
+        groups = {"serve": params.serve, "workload": params.workload, "backend": params.backend}
         serve(
             given.plan,
             given.problem,

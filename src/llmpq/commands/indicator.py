@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", default="16,8,w8a8-outlier,w8a8,4,3", help="weight options, separated by commas (default: %(default)s)"
     )
+    parser.add_argument("--ends", type=Path, metavar="DIR", help="directory of the quantised embedding and head")
+    parser.add_argument("--end-options", default="16", help="options of embedding and head, separated by commas (default: %(default)s)")
     parser.add_argument("--model", default="model", help="name to record (default: %(default)s)")
     parser.add_argument("--quantizer", default="gptq", help="name of the quantizer entry to record (default: %(default)s)")
 
@@ -36,7 +38,13 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         quantizer=args.quantizer,
         indicator={"name": args.method, "method": args.method, "rounding": args.rounding, "moment": args.moment, "seed": args.seed},
-        options=[name.strip() for name in args.options.split(",") if name.strip()],
+        options=_names(args.options),
+        ends_dir=args.ends,
+        end_options=_names(args.end_options),
     )
     print(args.out)
     return 0
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]

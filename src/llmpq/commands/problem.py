@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         planner=chosen["planner"],
         options=chosen["quantizer"]["options"],
         schedule=chosen["serve"]["schedule"],
-        end_option=chosen["model"]["end_option"],
+        end_options=chosen["model"]["end_options"],
     )
     print(f"{args.out}: {len(document['devices'])} devices, options {', '.join(document['options'])}")
     if "description" in document:

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=int, nargs="+", help="core numbers to run on (default: the least busy one)")
     parser.add_argument("--slowdown", type=float, default=1.0, help="emulate a device this many times slower")
     parser.add_argument("--options", nargs="+", default=["16", "8", "w8a8-outlier", "w8a8", "4", "3"], help="weight options to time")
+    parser.add_argument("--end-options", nargs="+", default=["16", "8", "w8a8"], help="options of embedding and head to time")
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 128, 160])
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     source = "emulated" if args.slowdown > 1 else "measured"
     device = {"name": args.device, "kind": "cpu", "cores": len(args.cores or [0]), "slowdown": args.slowdown, "source": source}
     settings = {key: getattr(args, key) for key in ("micro_batches", "prompt_tokens", "contexts", "repeats", "warmup")}
-    document = profile_device(args.checkpoint, model, device, settings, args.out, options=args.options, cores=args.cores)
+    chosen = {"options": args.options, "end_options": args.end_options, "cores": args.cores}
+    document = profile_device(args.checkpoint, model, device, settings, args.out, **chosen)
     print(f"{args.out}: {len(document['rows'])} rows in {document['seconds']:.0f} s")
     return 0

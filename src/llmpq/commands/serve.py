@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="CONFIG.yaml",
-        help="the experiment's resolved configuration (cluster, serve, workload, model, backend)",
+        help="the experiment's resolved configuration (cluster, serve, workload, backend)",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint directory of the model")
     parser.add_argument(
@@ -23,14 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folder of the layer groups, or the groups to use; without it options 16 and 32 are read from the checkpoint",
+        help="folder of layer groups and ends, or those to use; without it options 16 and 32 are read from the checkpoint",
     )
     parser.add_argument("--problem", type=Path, metavar="PROBLEM.json", help="check that the plan was made for this problem")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where requests.jsonl, serve.json and timeline.json go")
     parser.add_argument("--port", type=int, help="rendezvous port on 127.0.0.1 (0: any free one)")
     parser.add_argument("--timeout-s", type=float, help="seconds without an answer after which a stage counts as hung")
     parser.add_argument("--max-restarts", type=int, help="how often to start again when a stage dies")
-    parser.add_argument("--end-option", choices=("16", "32"), help="bits of embedding and head (default: the configuration's)")
     parser.add_argument("--margins", action="store_true", default=None, help="keep every token's top-2 margin in requests.jsonl")
 
 
@@ -40,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from llmpq.serve.batch import serve
     from llmpq.serve.job import run_settings
 
-    config = read_groups(args.config, ("cluster", "serve", "workload", "model", "backend"))
-    overrides = {key: getattr(args, key) for key in ("port", "timeout_s", "max_restarts", "margins", "end_option")}
+    config = read_groups(args.config, ("cluster", "serve", "workload", "backend"))
+    overrides = {key: getattr(args, key) for key in ("port", "timeout_s", "max_restarts", "margins")}
     settings = run_settings(config, config["name"], **{key: value for key, value in overrides.items() if value is not None})
     document = serve(args.plan, args.problem, args.requests, config["cluster"], args.checkpoint, args.quantised, args.out, settings)
     measured, predicted = (document["throughput"][key] for key in ("measured", "predicted"))

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from llmpq.cost.kernels import Kernels, kernels
+from llmpq.quant.options import options_of_end
 
 MIB = 2**20
 HALF_BYTES = 2  # weights, keys, values and hidden states at 16 bit
 LOGIT_BYTES = 4
 GROUP_SIZE = 128  # input columns that share a 16-bit scale and zero point at 3 and 4 bit
 CONTEXT_SAMPLES = 9
-END_OPTION = "16"  # embedding and head
+END_OPTIONS = ("16",)  # embedding and head, as published
 BITS = {"16": 16, "8": 8, "w8a8": 8, "4": 4, "3": 3}
 
 
@@ -69,6 +70,17 @@ def layer_bytes(shape: Shape, option: str) -> int:
     return shape.weights * bits // 8 + (scales + shape.vectors) * HALF_BYTES
 
 
+def table_bytes(shape: Shape, option: str) -> int:
+    """Bytes of a vocabulary table: 16 bit, or codes and a 16-bit scale per row."""
+    bits = BITS[option]
+    return shape.vocab * shape.hidden * bits // 8 + (shape.vocab * HALF_BYTES if bits < 16 else 0)
+
+
+def end_bytes(shape: Shape, end: str, option: str) -> int:
+    """Bytes of the embedding (with learned positions) or of the head (with its norm)."""
+    return table_bytes(shape, option) + (shape.learned_positions if end == "embedding" else 2) * shape.hidden * HALF_BYTES
+
+
 def kv_layer_bytes(shape: Shape, slots: int, tokens: int) -> int:
     """Keys and values of one layer for ``slots`` sequences of ``tokens``, at 16 bit."""
     return 2 * slots * tokens * shape.kv_width * HALF_BYTES
@@ -92,14 +104,14 @@ class Roofline:
         linear = self._linear_ms(option, rows, self.shape.weights, layer_bytes(self.shape, option))
         return linear + self._attention_ms(phase, size, length)
 
-    def head_ms(self, size: int) -> float:
-        """Logits of one position per request, at 16 bit, in both phases."""
-        weights = self.shape.vocab * self.shape.hidden
-        return self._linear_ms("16", size, weights, weights * HALF_BYTES)
+    def head_ms(self, option: str, size: int) -> float:
+        """Logits of one position per request, in both phases."""
+        return self._linear_ms(option, size, self.shape.vocab * self.shape.hidden, table_bytes(self.shape, option))
 
-    def embedding_ms(self, tokens: float) -> float:
-        """Reading and writing ``tokens`` rows."""
-        return 2 * tokens * self.shape.hidden * HALF_BYTES / (self.peak.memory_gb_s * 1e6 * self.kernels.options["16"].memory)
+    def embedding_ms(self, option: str, tokens: float) -> float:
+        """Reading ``tokens`` rows at ``option`` and writing them at 16 bit."""
+        row = self.shape.hidden * (BITS[option] / 8 + HALF_BYTES)
+        return tokens * row / (self.peak.memory_gb_s * 1e6 * self.kernels.options["16"].memory)
 
     def _linear_ms(self, option: str, rows: float, weights: int, size_bytes: int) -> float:
         share = self.kernels.options[option]
@@ -123,17 +135,22 @@ class Roofline:
 
 
 def device_table(
-    name: str, kind: Mapping[str, Any], shape: Shape, generation: str, workload: Mapping[str, Any], sizes: Mapping[str, Sequence[int]]
+    name: str,
+    kind: Mapping[str, Any],
+    shape: Shape,
+    generation: str,
+    workload: Mapping[str, Any],
+    sizes: Mapping[str, Sequence[int]],
+    end_options: Sequence[str] = END_OPTIONS,
 ) -> dict[str, Any]:
     """One ``devices`` entry of problem.json.
 
     ``kind`` is a device of config/device with its ``peak``; ``workload`` has slots, prompt_tokens and new_tokens; ``sizes`` the
-    micro-batch sizes to tabulate by phase.
+    micro-batch sizes to tabulate by phase; ``end_options`` what embedding and head may be where this device has kernels for it.
     """
     roof = Roofline(shape, Peak(**kind["peak"]), generation)
     prompt, new = int(workload["prompt_tokens"]), int(workload["new_tokens"])
     contexts = np.linspace(prompt + 1, prompt + max(new - 1, 1), min(CONTEXT_SAMPLES, max(new - 1, 1)))
-    embedding = (shape.vocab + shape.learned_positions) * shape.hidden * HALF_BYTES
 
     def table(prefill: Any, decode: Any) -> dict[str, dict[str, float]]:
         return {
@@ -149,13 +166,22 @@ def device_table(
         )
         return {"resident_bytes": size, "stored_bytes": size, **times}
 
+    def embedding(option: str) -> dict[str, Any]:
+        times = table(lambda v: roof.embedding_ms(option, v * prompt), lambda v: roof.embedding_ms(option, v))
+        return {"resident_bytes": end_bytes(shape, "embedding", option), **times}
+
+    def head(option: str) -> dict[str, Any]:
+        times = table(lambda v: roof.head_ms(option, v), lambda v: roof.head_ms(option, v))
+        return {"resident_bytes": end_bytes(shape, "head", option), **times}
+
+    here = [option for option in end_options if option in roof.options]
     return {
         "name": name,
         "type": str(kind["name"]),
         "memory_bytes": (int(kind["memory_mib"]) - int(kind["reserve_mib"])) * MIB,
         "options": {option: layer(option) for option in roof.options},
-        "embedding": {END_OPTION: {"resident_bytes": embedding, **table(lambda v: roof.embedding_ms(v * prompt), roof.embedding_ms)}},
-        "head": {END_OPTION: {"resident_bytes": (shape.vocab + 2) * shape.hidden * HALF_BYTES, **table(roof.head_ms, roof.head_ms)}},
+        "embedding": {option: embedding(option) for option in options_of_end("embedding", here)},
+        "head": {option: head(option) for option in options_of_end("head", here)},
         "workspace_bytes": {
             phase: {str(size): roof.workspace_bytes(phase, size, prompt, prompt + new) for size in sizes[phase]}
             for phase in ("prefill", "decode")

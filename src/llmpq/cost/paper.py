@@ -1,6 +1,6 @@
 """problem.json of catalogue devices: a row of config/paper.yaml (cluster, model, batch) and a kernel generation in, numbers out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import yaml
 
 from llmpq import artifacts
 from llmpq.cost import stand_in
-from llmpq.cost.catalogue import END_OPTION, HALF_BYTES, Peak, Shape, device_table, kv_layer_bytes, link_table
+from llmpq.cost.catalogue import END_OPTIONS, HALF_BYTES, Peak, Shape, device_table, kv_layer_bytes, link_table
 from llmpq.cost.kernels import ARCHITECTURES, GENERATIONS
 from llmpq.errors import ConfigError
 from llmpq.plan.microbatch import candidates, needed_sizes
@@ -45,7 +45,8 @@ def paper_problem(
     if not model.get("shape"):
         raise ConfigError(f"{files[2]}: key 'shape' is missing; catalogue problems need the model's sizes (see config/model/opt-30b.yaml)")
     shape = Shape(layers=int(model["layers"]), **model["shape"])
-    body = catalogue_problem(f"{row}-{generation}", str(model["name"]), shape, cluster, kinds, chosen, generation, objective)
+    ends = model.get("end_options") or END_OPTIONS
+    body = catalogue_problem(f"{row}-{generation}", str(model["name"]), shape, cluster, kinds, chosen, generation, objective, ends)
     return body, files
 
 
@@ -58,13 +59,17 @@ def catalogue_problem(
     workload: Mapping[str, Any],
     generation: str,
     objective: Mapping[str, float] | None = None,
+    end_options: Sequence[str] = END_OPTIONS,
 ) -> dict[str, Any]:
     """Body of problem.json for ``cluster`` (``members`` with name, device, node; ``ethernet_gbit_s``) of device ``kinds``."""
     if generation not in GENERATIONS:
         raise ConfigError(f"unknown kernel generation '{generation}'; generations are {', '.join(GENERATIONS)}")
     slots, prompt, new = (int(workload[key]) for key in ("slots", "prompt_tokens", "new_tokens"))
     sizes = needed_sizes(candidates(slots))
-    devices = [device_table(member["name"], kinds[member["device"]], shape, generation, workload, sizes) for member in cluster["members"]]
+    devices = [
+        device_table(member["name"], kinds[member["device"]], shape, generation, workload, sizes, end_options)
+        for member in cluster["members"]
+    ]
     offered = dict.fromkeys(option for device in devices for option in device["options"])
     options = tuple(option for option in ("16", "8", "w8a8", "4", "3") if option in offered)
     return {
@@ -76,7 +81,7 @@ def catalogue_problem(
         "schedule": "barrier",
         "overlapped_sends": True,
         "options": list(options),
-        "end_options": [END_OPTION],
+        "end_options": list(end_options),
         "tied_embeddings": shape.tied_embeddings,
         "reference_option": stand_in.REFERENCE_OPTION,
         "kv_bytes_per_layer": kv_layer_bytes(shape, slots, prompt + new),
@@ -85,6 +90,7 @@ def catalogue_problem(
         "devices": devices,
         "links": link_table(cluster["members"], kinds, float(cluster["ethernet_gbit_s"])),
         "omega": stand_in.omega(shape.layers, options),
+        **({"end_omega": stand_in.end_omega(end_options)} if len(end_options) > 1 else {}),
         "objective": dict(DEFAULT_OBJECTIVE if objective is None else objective),
     }
 

@@ -8,11 +8,11 @@ from typing import Any
 from llmpq import artifacts
 from llmpq.cost.latency import LatencyModel
 from llmpq.cost.link import fit_links
-from llmpq.cost.tables import TOKEN_BYTES, Shape, device_tables
+from llmpq.cost.tables import ENDS, TOKEN_BYTES, Shape, device_tables
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.model.spec import ModelSpec, RopeSpec
 from llmpq.quant import bytes as quant_bytes
-from llmpq.quant.options import OUTLIER_COLUMNS
+from llmpq.quant.options import OUTLIER_COLUMNS, options_of_end, weight_option
 
 ACTIVATION_BYTES = 4  # hidden states travel between stages in fp32
 REFERENCE_OPTION = "4"
@@ -30,16 +30,16 @@ def build_problem(
     links: Mapping[str, Any],
     indicator: Mapping[str, Any],
     schedule: str = "barrier",
-    end_option: str = "16",
+    end_options: Sequence[str] = ("16",),
     outlier_columns: int = OUTLIER_COLUMNS,
 ) -> dict[str, Any]:
     """Body of ``problem.json``.
 
     ``model`` is the ``model`` artifact (or any mapping with ``name`` and ``spec``); ``cluster``, ``workload`` and ``planner`` are the
-    configuration groups, ``options`` and ``outlier_columns`` the quantizer's; ``costs`` holds the ``cost`` artifact of each device type;
-    ``links`` and ``indicator`` are those artifacts. Times are milliseconds per layer and micro-batch; decode times are means over the
-    generation's contexts. Raises ArtifactError where an artifact belongs to another model, device or cluster or lacks an option,
-    ConfigError or ModelError for a workload that the model cannot hold.
+    configuration groups, ``options`` and ``outlier_columns`` the quantizer's, ``end_options`` the model's; ``costs`` holds the ``cost``
+    artifact of each device type; ``links`` and ``indicator`` are those artifacts. Times are milliseconds per layer and micro-batch; decode
+    times are means over the generation's contexts. Raises ArtifactError where an artifact belongs to another model, device or cluster or
+    lacks an option, ConfigError or ModelError for a workload that the model cannot hold.
     """
     spec = _spec(model)
     _check_workload(spec, workload)
@@ -51,7 +51,7 @@ def build_problem(
         sizes=micro_batch_sizes(slots, planner.get("micro_batches") or {}),
         token_activation_bytes=spec.hidden * ACTIVATION_BYTES,
         devices=len(cluster["members"]),
-        end_option=end_option,
+        end_options=end_options,
         outlier_columns=outlier_columns,
         hand_off_ms=links["hand_off"]["p50_ms"] if "hand_off" in links else 0.0,
     )
@@ -66,7 +66,7 @@ def build_problem(
         "schedule": schedule,
         "overlapped_sends": True,
         "options": used,
-        "end_options": [end_option],
+        "end_options": list(end_options),
         "reference_option": REFERENCE_OPTION,
         **_listed_sizes(planner),
         "kv_bytes_per_layer": int(quant_bytes.kv_layer_bytes(spec, slots, shape.prompt_tokens + shape.new_tokens)),
@@ -75,6 +75,7 @@ def build_problem(
         "devices": devices,
         "links": _links(cluster, links),
         "omega": _omega(indicator, spec.layers, [*used, REFERENCE_OPTION]),
+        "end_omega": _end_omega(indicator, end_options),
         "objective": {key: float(value) for key, value in planner["objective"].items() if value is not None},
     }
 
@@ -175,6 +176,18 @@ def _omega(indicator: Mapping[str, Any], layers: int, options: Iterable[str]) ->
         if missing and option not in ("16", "32"):
             raise ArtifactError(f"indicator: no omega for layer {missing[0]}, option '{option}'; quantise that option and run it again")
         tables[option] = [found.get((option, layer), 0.0) for layer in range(layers)]
+    return tables
+
+
+def _end_omega(indicator: Mapping[str, Any], options: Sequence[str]) -> dict[str, dict[str, float]]:
+    found = {(row["end"], row["option"]): float(row["omega"]) for row in indicator["ends"]}
+    tables: dict[str, dict[str, float]] = {}
+    for end in ENDS:
+        offered = options_of_end(end, options)
+        missing = [option for option in offered if (end, option) not in found and weight_option(option).quantised]
+        if missing:
+            raise ArtifactError(f"indicator: no omega for the {end} at option '{missing[0]}'; quantise the ends and run it again")
+        tables[end] = {option: found.get((end, option), 0.0) for option in offered}
     return tables
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from llmpq.cost.workspace import workspace_bytes
 from llmpq.errors import ArtifactError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant import bytes as quant_bytes
-from llmpq.quant.options import OPTIONS
+from llmpq.quant.options import OPTIONS, options_of_end, weight_option
 
 MIB = 2**20
+ENDS: tuple[quant_bytes.End, ...] = get_args(quant_bytes.End)
 TOKEN_BYTES = 8  # token ids travel back as int64
 MESSAGES_PER_LINK = 2  # buffers at each end of a link between stages: one moves while the other is computed
 MESSAGE_HEADER_BYTES = 256
@@ -29,7 +30,7 @@ class Shape:
     sizes: Sequence[int]
     token_activation_bytes: int
     devices: int
-    end_option: str
+    end_options: Sequence[str]
     outlier_columns: int
     hand_off_ms: float
 
@@ -88,14 +89,8 @@ def device_tables(
         }
         for option in kept
     }
-    ends = {
-        part: {
-            shape.end_option: {
-                "resident_bytes": int(quant_bytes.resident_end_bytes(spec, part, shape.end_option)),
-                **_times(latency, part, shape.end_option, shape),
-            }
-        }
-        for part in ("embedding", "head")
+    ends: dict[str, Any] = {
+        end: {option: _end(spec, latency, end, option, shape) for option in options_of_end(end, shape.end_options)} for end in ENDS
     }
     reserve = float(kind.get("reserve_mib") or 0.0)
     table = {
@@ -114,6 +109,16 @@ def device_tables(
         },
     }
     return table, notes + dropped
+
+
+def _end(spec: ModelSpec, latency: LatencyModel, end: quant_bytes.End, option: str, shape: Shape) -> dict[str, Any]:
+    """One end at one option; stored bytes where it has a file, and of a head what it shares with an embedding at the same option."""
+    sizes = {"resident_bytes": quant_bytes.resident_end_bytes(spec, end, option)}
+    if weight_option(option).quantised:
+        sizes["stored_bytes"] = quant_bytes.stored_end_bytes(spec, end, option)
+    if end == "head" and (shared := quant_bytes.shared_end_bytes(spec, option)):
+        sizes["shared_bytes"] = shared
+    return {**sizes, **_times(latency, end, option, shape)}
 
 
 def _workspace(cost: Mapping[str, Any], phase: str, length: int, tokens: int, shape: Shape) -> dict[str, int]:

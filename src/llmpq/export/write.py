@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,9 +16,10 @@ from llmpq.export.assignment import Assignment
 from llmpq.export.target import ExportError, Target
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.config_file import ConfigFile
-from llmpq.model.loading import end_line, read_stored_layer, stored_end
+from llmpq.model.loading import read_stored_end, read_stored_layer
 from llmpq.model.weights import INDEX, SINGLE
 from llmpq.progress import Progress
+from llmpq.quant.bytes import End
 from llmpq.quant.files import LayerTensors
 from llmpq.quant.layer_index import Folders, combined_digest, layer_line
 from llmpq.quant.options import WeightOption
@@ -96,7 +97,7 @@ def _write_weights(
 ) -> list[str]:
     """Add all tensors, front to back; returns the lines that the digest of the weights is made of."""
     progress = Progress("export", checkpoint.spec.layers)
-    lines = [_add_end(shards, "embedding", assignment.embedding_option, checkpoint.embedding(), checkpoint)]
+    lines = [_add_end(shards, "embedding", assignment.embedding_option, checkpoint)]
     for index, option in enumerate(options):
         layer, digest = read_stored_layer(checkpoint, quantised_dir, index, option.name)
         try:
@@ -105,15 +106,16 @@ def _write_weights(
             raise ExportError(f"layer {index} at option '{option.name}': {error}") from None
         lines.append(layer_line(index, option.name, digest))
         progress.step("layers")
-    return [*lines, _add_end(shards, "head", assignment.head_option, checkpoint.head(), checkpoint)]
+    return [*lines, _add_end(shards, "head", assignment.head_option, checkpoint)]
 
 
-def _add_end(shards: "_Shards", end: Literal["embedding", "head"], option: str, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> str:
+def _add_end(shards: "_Shards", end: End, option: str, checkpoint: Checkpoint) -> str:
     """Add an end's tensors, a head tied to the embedding left out; returns its line."""
-    names, stored = checkpoint.names, stored_end(end, option, tensors)
+    names, stored = checkpoint.names, read_stored_end(checkpoint, None, end, option)
     left_out = {"head"} if checkpoint.spec.tied_embeddings else set()
-    shards.add({f"{names.full(names.ends[part])}.{kind}": tensor for (part, kind), tensor in _parted(stored) if part not in left_out})
-    return end_line(end, option, tensors)
+    parted = _parted(stored.named())
+    shards.add({f"{names.full(names.ends[part])}.{kind}": tensor for (part, kind), tensor in parted if part not in left_out})
+    return layer_line(end, option, stored.content_sha256())
 
 
 def _parted(tensors: Mapping[str, Tensor]) -> Iterator[tuple[tuple[str, str], Tensor]]:
@@ -124,16 +126,16 @@ def _parted(tensors: Mapping[str, Tensor]) -> Iterator[tuple[tuple[str, str], Te
 
 def _layer_tensors(checkpoint: Checkpoint, layer: LayerTensors, option: WeightOption, target: Target) -> dict[str, Tensor]:
     """A layer's tensors under the names of the checkpoint's own modules, as the target has them."""
-    names, spec, found = checkpoint.names, checkpoint.spec, dict[str, Tensor]()
+    names, spec, found, index = checkpoint.names, checkpoint.spec, dict[str, Tensor](), int(layer.layer)
     for operator, stored in layer.operators.items():
         split = {part: names.split(spec, operator, tensor) for part, tensor in stored.items()}
         for module in names.operators[operator]:
             own = {part: modules[module] for part, modules in split.items()}
             written = target.module(option, own) if option.quantised else own
-            found |= {f"{names.full(module, layer.layer)}.{part}": tensor for part, tensor in written.items()}
+            found |= {f"{names.full(module, index)}.{part}": tensor for part, tensor in written.items()}
     for (name, kind), tensor in _parted(layer.vectors):
         parts = names.split(spec, name, tensor) if name in names.operators else {names.layer_norms[name]: tensor}
-        found |= {f"{names.full(module, layer.layer)}.{kind}": part for module, part in parts.items()}
+        found |= {f"{names.full(module, index)}.{kind}": part for module, part in parts.items()}
     return found
 
 

@@ -1,4 +1,4 @@
-"""The indicator artifact: omega of every (layer, option), whatever the method, in one unit.
+"""The indicator artifact: omega of every (layer, option) and every (end, option), whatever the method, in one unit.
 
 Raw damages are divided by their sum over all layers at the reference option, so uniform ``4`` sums to 1: a planner's theta is then the
 milliseconds one would pay to avoid the damage of uniform 4 bit, and a budget of 1 means "no worse than uniform 4 bit".
@@ -14,6 +14,7 @@ from typing import Any
 from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.indicator.base import WHOLE_LAYER, QuantisedLayer, Source
+from llmpq.indicator.ends import end_damages
 from llmpq.indicator.methods import method
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.progress import Progress
@@ -38,17 +39,24 @@ def write_indicator(
     quantizer: str,
     indicator: Mapping[str, Any],
     options: Sequence[str],
+    ends_dir: str | Path | None = None,
+    end_options: Sequence[str] = ("16",),
 ) -> dict[str, Any]:
-    """Score ``options`` of every layer and write the ``indicator`` artifact; returns the document.
+    """Score ``options`` of every layer and ``end_options`` of both ends and write the ``indicator`` artifact; returns the document.
 
-    ``quantised_dirs``: the groups (each with manifest.json) that together hold every layer; ``indicator``: ``name``, ``method`` and the
-    method's settings. Options of 16 bits and more have omega 0 by definition. Raises ConfigError for an unknown method or options
-    without the reference, ArtifactError where a layer was not quantised.
+    ``quantised_dirs``: the groups (each with manifest.json) that together hold every layer; ``ends_dir``: the quantised ends, where there
+    are any; ``indicator``: ``name``, ``method`` and the method's settings. Options of 16 bits
+    and more have omega 0 by definition. Raises ConfigError for an unknown method or options without the reference, ArtifactError where a
+    layer or end was not quantised.
     """
     started = time.perf_counter()
     chosen = [weight_option(name) for name in dict.fromkeys(options)]
     raw = raw_damages(checkpoint_dir, calibration_file, quantised_dirs, chosen, indicator)
     rows, unit = normalise(raw)
+    layers_done = time.perf_counter()
+    folders = [*quantised_dirs, *([] if ends_dir is None else [ends_dir])]
+    source = Source(Checkpoint(checkpoint_dir), Calibration(calibration_file), indicator)
+    ends, divergence = end_damages(source, folders, end_options, REFERENCE_OPTION)
     body = {
         "model": model,
         "quantizer": quantizer,
@@ -56,12 +64,15 @@ def write_indicator(
         "reference_option": REFERENCE_OPTION,
         "unit": unit,
         "rows": rows,
-        "seconds": round(time.perf_counter() - started, 3),
+        "ends": ends,
+        "end_unit": divergence,
+        "seconds": round(layers_done - started, 3),
+        "end_seconds": round(time.perf_counter() - layers_done, 3),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    manifests = [Path(directory) / "manifest.json" for directory in quantised_dirs]
-    inputs = [calibration_file, *manifests]
-    return artifacts.write(out_file, "indicator", body, source="measured", inputs=inputs, config={**indicator, "options": list(options)})
+    inputs = [calibration_file, *(Path(directory) / "manifest.json" for directory in folders)]
+    settings = {**indicator, "options": list(options), "end_options": list(end_options)}
+    return artifacts.write(out_file, "indicator", body, source="measured", inputs=inputs, config=settings)
 
 
 def raw_damages(

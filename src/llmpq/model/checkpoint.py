@@ -37,6 +37,10 @@ class Checkpoint:
         """``final_norm.*`` where the family has it and ``head.weight`` [vocab, hidden] (the embedding again when tied)."""
         return self._checked(self.names.read_head(self._files, self.spec))
 
+    def end(self, name: str) -> dict[str, Tensor]:
+        """Tensors of ``embedding`` or ``head``."""
+        return self.embedding() if name == "embedding" else self.head()
+
     def weight_files(self) -> list[Path]:
         """The safetensors files the checkpoint consists of, sorted."""
         return sorted(set(self._files.file_of.values()))

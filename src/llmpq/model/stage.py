@@ -50,19 +50,18 @@ class StageModel:
         *,
         first_layer: int,
         options: Sequence[str],
-        has_embedding: bool,
-        has_head: bool,
-        end_option: str = "16",
+        embedding: str | None = None,
+        head: str | None = None,
         on_bytes: Callable[[str, int], None] | None = None,
     ) -> "StageModel":
         """Read and pack this stage's own layers only, one at a time; see llmpq.model.loading.StageLoader.
 
-        ``quantised_dir`` is a folder of layer groups, or the groups themselves.
+        ``options`` are the layers', ``embedding`` and ``head`` those of the ends, None for an end that the stage does not have.
+        ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
         """
         from llmpq.model.loading import StageLoader
 
-        loader = StageLoader(checkpoint_dir, quantised_dir, end_option, on_bytes)
-        return loader.load(first_layer, options, has_embedding, has_head)
+        return StageLoader(checkpoint_dir, quantised_dir, on_bytes).load(first_layer, options, embedding, head)
 
     def new_cache(self, slots: int, capacity: int) -> StageCache:
         """Static KV tensors for ``slots`` sequences of up to ``capacity`` tokens (prompt and output) in this stage's layers."""
@@ -108,7 +107,14 @@ class StageModel:
         """All-token logits [b, s, vocab] of ids [b, s], through the serving kernels; needs embedding, every layer and the head."""
         if self.embedding is None or self.head is None or len(self.layers) != self.spec.layers:
             raise ModelError("logits need a stage that holds the embedding, all layers and the head")
-        return self.head(self.hidden(ids))
+        return self.predict(self.hidden(ids))
+
+    @torch.inference_mode()
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Logits [b, s, vocab] of the last layer's output [b, s, h]; needs the head."""
+        if self.head is None:
+            raise ModelError("logits need a stage that holds the head")
+        return self.head(hidden)
 
     def _prompt(self, inputs: Tensor, cache: StageCache | None, rows: slice) -> Tensor:
         tokens = inputs.shape[1]

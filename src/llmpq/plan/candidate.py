@@ -137,16 +137,20 @@ def build(problem: Problem, order: Sequence[int], batches: MicroBatches) -> Cand
 def _end_bytes(problem: Problem, devices: Sequence[Device], pair: tuple[str, str]) -> list[int]:
     """Bytes of embedding and head per stage [N]."""
     found = [0] * len(devices)
-    found[0] = embedding = devices[0].embedding[pair[0]].resident_bytes
-    head = devices[-1].head[pair[1]].resident_bytes
-    found[-1] += kept_head_bytes(problem, len(devices), pair, embedding, head)
+    found[0] = devices[0].embedding[pair[0]].resident_bytes
+    found[-1] += kept_head_bytes(problem, devices, pair)
     return found
 
 
-def kept_head_bytes(problem: Problem, stages: int, pair: tuple[str, str], embedding: int, head: int) -> int:
-    """Bytes that the head takes: all its own, or what it needs beyond the embedding where a tied table is on one stage at one option."""
-    tied = problem.tied_embeddings and stages == 1 and pair[0] == pair[1]
-    return max(head - embedding, 0) if tied else head
+def kept_head_bytes(problem: Problem, devices: Sequence[Device], pair: tuple[str, str]) -> int:
+    """Bytes that the head takes on the last of ``devices``, the stages': all its own, or what it needs beyond what it shares with the
+    embedding where a single stage has both at one option."""
+    embedding, head = devices[0].embedding[pair[0]], devices[-1].head[pair[1]]
+    if len(devices) > 1 or pair[0] != pair[1]:
+        return head.resident_bytes
+    whole = min(embedding.resident_bytes, head.resident_bytes)
+    shared = head.shared_bytes if head.shared_bytes is not None else whole if problem.tied_embeddings else 0
+    return head.resident_bytes - shared
 
 
 def _phase_times(problem: Problem, order: Sequence[int], batches: MicroBatches, phase: str) -> PhaseTimes:

@@ -169,8 +169,9 @@ def _end_bytes(problem: Json, device: Json, stage: Json) -> dict[str, int]:
     """Embedding and head, each where the stage has it; a tied table that both share on one stage at one option counts once."""
     chosen = {end: stage[f"{end}_option"] for end in _ENDS}
     found = {end: 0 if option is None else device[end][option]["resident_bytes"] for end, option in chosen.items()}
-    if problem.get("tied_embeddings", False) and chosen["embedding"] == chosen["head"]:
-        found["head"] = max(found["embedding"], found["head"]) - found["embedding"]
+    if chosen["embedding"] == chosen["head"] and chosen["head"] is not None:
+        whole = min(found.values()) if problem.get("tied_embeddings", False) else 0
+        found["head"] -= device["head"][chosen["head"]].get("shared_bytes", whole)
     return found
 
 

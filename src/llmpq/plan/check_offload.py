@@ -47,8 +47,9 @@ def _memory(problem: Json, block: Json, device: Json, stage: Json, first: bool, 
     used = max(device["workspace_bytes"][phase][str(size)] for phase, listed in sizes.items() for size in listed)
     embedding = device["embedding"][block["ends"][0]]["resident_bytes"] if first else 0
     head = device["head"][block["ends"][1]]["resident_bytes"] if last else 0
-    if first and last and problem.get("tied_embeddings", False) and block["ends"][0] == block["ends"][1]:
-        head = max(head - embedding, 0)
+    if first and last and block["ends"][0] == block["ends"][1]:
+        whole = min(head, embedding) if problem.get("tied_embeddings", False) else 0
+        head -= device["head"][block["ends"][1]].get("shared_bytes", whole)
     held = stage["layers"] - stage["streamed"] + (_BUFFERS if stage["streamed"] else 0)
     used += embedding + head + stage["layers"] * cache + held * weights
     if used > device["memory_bytes"]:

@@ -160,10 +160,9 @@ class PartMaker:
         return [(device.embedding if end == "embedding" else device.head)[name] for end, name in self._named(names, role)]
 
     def _end_bytes(self, device: Device, names: tuple[str, ...], role: int) -> int:
-        sizes = [part.resident_bytes for part in self._of_ends(device, names, role)]
         if role == LONE:
-            return sizes[0] + kept_head_bytes(self.problem, 1, (names[0], names[1]), sizes[0], sizes[1])
-        return sum(sizes)
+            return device.embedding[names[0]].resident_bytes + kept_head_bytes(self.problem, [device], (names[0], names[1]))
+        return sum(part.resident_bytes for part in self._of_ends(device, names, role))
 
     def _fixed(self, device: Device, ends: list[Tables], batches: MicroBatches, phase: str) -> Floats:
         """(largest, rest) of what the stage does besides its layers, without sends."""

@@ -14,11 +14,16 @@ __all__ = ["ENDS", "PHASES", "Device", "Link", "Part", "Problem", "balanced"]
 
 @dataclass(frozen=True)
 class Part:
-    """One decoder layer under one option, or an embedding or head: bytes, and ms per (phase, micro-batch size)."""
+    """One decoder layer under one option, or an embedding or head: bytes, and ms per (phase, micro-batch size).
+
+    ``shared_bytes``, of a head only: what of its bytes is the embedding's too where one stage has both at one option; None where the
+    problem does not say.
+    """
 
     resident_bytes: int
     stored_bytes: int
     ms: Mapping[str, Mapping[int, float]]
+    shared_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Problem:
 
 def _part(entry: Mapping[str, Any]) -> Part:
     tables = {phase: {int(size): float(ms) for size, ms in entry[f"{phase}_ms"].items()} for phase in PHASES}
-    return Part(int(entry["resident_bytes"]), int(entry.get("stored_bytes", 0)), tables)
+    return Part(int(entry["resident_bytes"]), int(entry.get("stored_bytes", 0)), tables, entry.get("shared_bytes"))
 
 
 def _device(entry: Mapping[str, Any]) -> Device:

@@ -90,6 +90,19 @@ class ProblemChecker:
                 for option in device[end]:
                     if option not in options:
                         self.fail(f"devices[{index}].{end}.{option}", f"unknown end option; end_options are {', '.join(options)}")
+            self.check_shared(f"devices[{index}]", device)
+
+    def check_shared(self, where: str, device: Mapping[str, Any]) -> None:
+        """Only a head shares bytes, and no more than it or the embedding at that option has."""
+        for kind in ("options", "embedding"):
+            for option, part in device[kind].items():
+                if "shared_bytes" in part:
+                    self.fail(f"{where}.{kind}.{option}.shared_bytes", "only a head has it: what it shares with the embedding")
+        for option, part in device["head"].items():
+            both = [entry["resident_bytes"] for entry in (part, device["embedding"].get(option)) if entry is not None]
+            if part.get("shared_bytes", 0) > (min(both) if len(both) == 2 else 0):
+                least = f"{min(both)} bytes" if len(both) == 2 else f"0 bytes: there is no embedding at option {option}"
+                self.fail(f"{where}.head.{option}.shared_bytes", f"is {part['shared_bytes']}, head and embedding can share {least}")
 
     def check_micro_batches(self) -> None:
         slots, listed = self.document["workload"]["slots"], self.document.get("micro_batches", {})

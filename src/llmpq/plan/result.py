@@ -53,12 +53,12 @@ def _stage(problem: Problem, candidate: Candidate, assignment: Assignment, j: in
     embedding = device.embedding[assignment.ends[0]] if first else None
     head = device.head[assignment.ends[1]] if last else None
     ends = [part for part in (embedding, head) if part is not None]
-    embedding_bytes, head_bytes = (0 if part is None else part.resident_bytes for part in (embedding, head))
+    devices = [problem.devices[index] for index in assignment.order]
     kinds = {
         "weights": sum(part.resident_bytes for part in parts),
         "kv": sum(problem.kv_bytes[option] for option in options),
-        "embedding": embedding_bytes,
-        "head": kept_head_bytes(problem, candidate.stages, assignment.ends, embedding_bytes, head_bytes),
+        "embedding": 0 if embedding is None else embedding.resident_bytes,
+        "head": 0 if head is None else kept_head_bytes(problem, devices, assignment.ends),
         "workspace": int(candidate.workspace_bytes[j]),
     }
 

@@ -12,6 +12,7 @@ from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.greedy import greedy
 from llmpq.model.stage import StageModel
 from llmpq.profile import stack
+from llmpq.quant.bytes import End
 
 STACK_LAYERS = 8  # copies of the layer in the stack that a decode call runs
 PRELUDE_LAYERS = 2  # further copies, run and timed just before it
@@ -57,8 +58,8 @@ class Point:
 class Grid:
     """Builds the points of a profile: stages, caches and inputs for every shape."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, Any], end_option: str) -> None:
-        self.checkpoint, self.spec, self.end_option = checkpoint, checkpoint.spec, end_option
+    def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+        self.checkpoint, self.spec = checkpoint, checkpoint.spec
         self.sizes = sorted({int(size) for size in settings["micro_batches"]})
         self.prompts = sorted({int(size) for size in settings["prompt_tokens"]})
         self.contexts = sorted({int(size) for size in settings["contexts"]})
@@ -93,15 +94,13 @@ class Grid:
             self._caches = full.new_cache(self.sizes[-1], self.capacity), brief.new_cache(self.sizes[-1], self.capacity)
         return self._caches
 
-    def end_points(self, end: str) -> Iterator[Point]:
-        """All shapes of the embedding or the head, which do not look at a context."""
-        stage = stack.end_stage(self.checkpoint.directory, end, self.end_option)
+    def end_points(self, end: End, option: str) -> Iterator[Point]:
+        """All shapes of the embedding or the head at ``option``; neither looks at a context."""
+        stage = stack.end_stage(self.checkpoint, end, option)
         inputs = self.ids if end == "embedding" else self.hidden
         for size in self.sizes:
-            points = [
-                self._prefill(end, self.end_option, stage, 1, size, prompt, inputs[:size, :prompt], self.cache) for prompt in self.prompts
-            ]
-            points.append(self._decode(end, self.end_option, stage, 1, size, self.contexts[-1], inputs[:size, 0], self.cache))
+            points = [self._prefill(end, option, stage, 1, size, prompt, inputs[:size, :prompt], self.cache) for prompt in self.prompts]
+            points.append(self._decode(end, option, stage, 1, size, self.contexts[-1], inputs[:size, 0], self.cache))
             for point in points:
                 # The head comes right after a layer and its weights fit no cache; the rows that the embedding reads are cold.
                 point.prelude = point.call if end == "head" else None

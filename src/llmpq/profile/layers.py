@@ -28,6 +28,8 @@ from llmpq.profile.machine import QuietCheck, identity, pinned, quietest_cores
 from llmpq.profile.statistics import summary_ms
 from llmpq.profile.workspace import peak_temporary_bytes
 from llmpq.progress import time_left
+from llmpq.quant.ends import ENDS
+from llmpq.quant.options import options_of_end
 
 OPTIONS = ("16", "8", "w8a8-outlier", "w8a8", "4", "3")
 LEAST_PART = 0.05
@@ -42,13 +44,14 @@ def profile_device(
     out: str | Path,
     *,
     options: Sequence[str] = OPTIONS,
-    end_option: str = "16",
+    end_options: Sequence[str] = ("16",),
     cores: Sequence[int] | None = None,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Profile ``device`` (the configuration group) on this machine and write a ``profile`` artifact to ``out``; returns the document.
 
-    ``settings`` are the ``profile`` group: micro_batches, prompt_tokens, contexts, repeats, warmup. ``cores`` are the core numbers to run
+    ``settings`` are the ``profile`` group: micro_batches, prompt_tokens, contexts, repeats, warmup. ``end_options`` are timed at the end
+    that may have them. ``cores`` are the core numbers to run
     on (default: the least busy ones, as many as the device has). Milliseconds per row: one layer (part ``layer``), one call's embedding,
     head with greedy choice, or ``overhead``. Raises ConfigError for a device that is not here and for an empty grid.
     """
@@ -58,10 +61,11 @@ def profile_device(
     emulator = Emulator(float(device.get("slowdown", 1.0)), tuple(cores) if cores else quietest_cores(count))
     with pinned(emulator):
         quiet = QuietCheck()
-        grid = Grid(Checkpoint(checkpoint_dir), settings, end_option)
+        grid = Grid(Checkpoint(checkpoint_dir), settings)
         progress(f"profile {device['name']}: packing {len(options)} options")
         points = [point for option in stack.known_options(options) for point in grid.layer_points(option)]
-        points += [*grid.end_points("embedding"), *grid.end_points("head"), *grid.overhead_points()]
+        points += [point for end in ENDS for option in options_of_end(end, end_options) for point in grid.end_points(end, option)]
+        points += grid.overhead_points()
         time_points(points, emulator, settings, progress, str(device["name"]))
     rows = rows_of(points)
     checked = quiet.finish()
@@ -83,7 +87,7 @@ def profile_device(
         "rows": rows,
     }
     inputs = [Path(checkpoint_dir) / "config.json"]
-    config = {"device": dict(device), "profile": dict(settings), "options": list(options), "end_option": end_option}
+    config = {"device": dict(device), "profile": dict(settings), "options": list(options), "end_options": list(end_options)}
     return artifacts.write(out, "profile", body, source=str(device["source"]), inputs=inputs, config=config)
 
 

@@ -5,15 +5,18 @@ codes, and a profile must not depend on a quantised model.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.decoder import DecoderLayer
+from llmpq.model.ends import Embedding, Head
 from llmpq.model.spec import ModelSpec
 from llmpq.model.stage import StageModel
+from llmpq.quant.bytes import End
+from llmpq.quant.ends import rounded_end
 from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.kernels.table import make_table
 from llmpq.quant.options import WeightOption, outlier_count, weight_option
 from llmpq.quant.quantise import nearest
 
@@ -54,11 +57,13 @@ def _bare_stage(spec: ModelSpec, layers: Sequence[DecoderLayer]) -> StageModel:
     return StageModel(spec, 0, layers, None, None, {}, [])
 
 
-def end_stage(checkpoint_dir: str | Path, end: str, option: str) -> StageModel:
+def end_stage(checkpoint: Checkpoint, end: End, option: str) -> StageModel:
     """The embedding or the head alone."""
-    return StageModel.load(
-        checkpoint_dir, None, first_layer=0, options=[], has_embedding=end == "embedding", has_head=end == "head", end_option=option
-    )
+    spec = checkpoint.spec
+    made = rounded_end(checkpoint.end(end), end, weight_option(option))
+    if end == "embedding":
+        return StageModel(spec, 0, [], Embedding(spec, made.vectors, make_table(option, made.operators[end])), None, {}, [])
+    return StageModel(spec, 0, [], None, Head(spec, made.vectors, make_linear(option, made.operators[end])), {}, [])
 
 
 def known_options(options: Sequence[str]) -> list[str]:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from llmpq.errors import ConfigError
 from llmpq.quant.kernels.groups import kernel_groups
-from llmpq.quant.options import OUTLIER_COLUMNS, outlier_count, weight_option
+from llmpq.quant.options import END_OPTIONS, OUTLIER_COLUMNS, outlier_count, weight_option
 
 if TYPE_CHECKING:
     from llmpq.model.spec import ModelSpec
+
+End = Literal["embedding", "head"]
 
 FLOAT_BYTES, SCALE_BYTES, OFFSET_BYTES, COLUMN_INDEX_BYTES = 4, 2, 2, 4
 KV_BYTES = 4
@@ -89,17 +91,44 @@ def resident_layer_bytes(spec: "ModelSpec", option: str, outlier_columns: int = 
     return operators + vector_bytes(spec)
 
 
-def resident_end_bytes(spec: "ModelSpec", part: Literal["embedding", "head"], option: str) -> int:
-    """Bytes of the token embedding (with learned positions), or of the final norm and the language-model head. Tied ones count twice."""
-    norm = spec.hidden * FLOAT_BYTES * (2 if spec.norm == "layer" else 1)
-    if part == "head":
-        return resident_linear_bytes(option, spec.vocab, spec.hidden) + (norm if spec.final_norm else 0)
-    known = weight_option(option)
-    if known.quantised:
-        raise ConfigError(f"the embedding is a table look-up and is kept at 16 or 32 bits, not '{option}'")
-    table = spec.vocab * spec.hidden * known.bits // 8
-    learned = (spec.max_positions + spec.position_offset) * spec.hidden * FLOAT_BYTES if spec.positions == "learned" else 0
-    return table + learned + (norm if spec.embedding_norm else 0)
+def stored_end_bytes(spec: "ModelSpec", end: End, option: str) -> int:
+    """Bytes of all tensors of an (end, option) file: the table, and the end's norm and positions. The file adds its header only."""
+    _check_end(end, option)
+    return stored_linear_bytes(option, spec.vocab, spec.hidden) + end_vector_bytes(spec, end)
+
+
+def resident_end_bytes(spec: "ModelSpec", end: End, option: str) -> int:
+    """Bytes that the token embedding (with learned positions), or the final norm and the language-model head, keeps by itself.
+
+    Where a stage holds both ends, ``shared_end_bytes`` of their sum are there once only.
+    """
+    _check_end(end, option)
+    if end == "embedding" and not weight_option(option).quantised:  # looked up in its own type, not packed for a kernel
+        return stored_end_bytes(spec, end, option)
+    return resident_linear_bytes(option, spec.vocab, spec.hidden) + end_vector_bytes(spec, end)
+
+
+def shared_end_bytes(spec: "ModelSpec", option: str) -> int:
+    """Bytes that embedding and head hold together, once, where one stage has both at ``option`` and the model ties them.
+
+    Only option ``8`` multiplies with codes that can be looked up too; FBGEMM packs those of ``16`` and ``w8a8`` in blocks.
+    """
+    looked_up = spec.tied_embeddings and weight_option(option).kernel == "int8" and option in END_OPTIONS["embedding"]
+    return resident_linear_bytes(option, spec.vocab, spec.hidden) if looked_up else 0
+
+
+def end_vector_bytes(spec: "ModelSpec", end: End) -> int:
+    """Bytes of an end's norm and learned positions, fp32 in the file and in memory."""
+    norm = spec.hidden * (2 if spec.norm == "layer" else 1)
+    if end == "head":
+        return norm * FLOAT_BYTES if spec.final_norm else 0
+    positions = (spec.max_positions + spec.position_offset) * spec.hidden if spec.positions == "learned" else 0
+    return (positions + (norm if spec.embedding_norm else 0)) * FLOAT_BYTES
+
+
+def _check_end(end: End, option: str) -> None:
+    if weight_option(option).name not in END_OPTIONS[end]:
+        raise ConfigError(f"the {end} cannot be kept at '{option}'; it may have {', '.join(END_OPTIONS[end])}")
 
 
 def kv_layer_bytes(spec: "ModelSpec", slots: int, capacity: int) -> int:

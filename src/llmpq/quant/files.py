@@ -1,9 +1,9 @@
-"""The layer files: one safetensors file per (layer, option) with everything a stage needs of that layer.
+"""The layer files: one safetensors file per (layer, option) with everything a stage needs of that layer; embedding and head alike.
 
 Tensors are named ``<operator>.<part>`` (``weight`` for 32 and 16; ``codes``, ``scales``, and ``offsets`` or ``outlier_columns`` and
 ``outlier_weight`` where the option has them) and ``<operator>.bias``, ``attention_norm.weight`` … in fp32. The header's metadata has
 one key ``llmpq``, a JSON object with layer, option, operators, the quantiser's settings and the sha256 of the tensors, which reading
-checks.
+checks. An end's file has its name for a layer and one operator of that name, for example ``embedding.codes`` and ``positions.weight``.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from torch import Tensor
 from llmpq.artifacts import atomic_path
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.quant.kernels.cpu import check_half_range
-from llmpq.quant.layer_index import HEADER_KEYS, SCHEMA, VERSION, damaged, read_header
+from llmpq.quant.layer_index import HEADER_KEYS, SCHEMA, VERSION, Place, damaged, place_name, read_header
 from llmpq.quant.options import weight_option
 
 _PARTS = {"float": {"weight"}, "fp16": {"weight"}}
@@ -31,9 +31,9 @@ _TYPES = {"scales": torch.bfloat16, "offsets": torch.bfloat16, "outlier_columns"
 
 @dataclass
 class LayerTensors:
-    """One layer at one option. ``operators``: name → stored tensors (what ``make_linear`` takes); ``vectors``: norms and biases, fp32."""
+    """One layer or end at one option. ``operators``: name → stored tensors (what ``make_linear`` takes); ``vectors``: all others, fp32."""
 
-    layer: int
+    layer: Place
     option: str
     operators: dict[str, dict[str, Tensor]]
     vectors: dict[str, Tensor]
@@ -67,8 +67,8 @@ def tensors_sha256(named: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: int, option: str) -> LayerTensors:
-    """A layer of options that need no quantiser (``32``, ``16``) from canonical checkpoint tensors (Checkpoint.layer)."""
+def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: Place, option: str) -> LayerTensors:
+    """A layer or end at options that need no quantiser (``32``, ``16``) from canonical checkpoint tensors (Checkpoint.layer …)."""
     known = weight_option(option)
     if known.quantised:
         raise ConfigError(f"option '{option}' has to be quantised; only 32 and 16 come straight from a checkpoint")
@@ -76,7 +76,7 @@ def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: 
     for name in operators:
         weight = tensors[f"{name}.weight"]
         if option == "16":
-            check_half_range(weight, f"layer {layer} {name}: a weight")
+            check_half_range(weight, f"{place_name(layer)}{'' if name == layer else f' {name}'}: a weight")
             weight = weight.half()
         kept[name] = {"weight": weight.contiguous()}
     return LayerTensors(layer, option, kept, layer_vectors(tensors, kept))
@@ -105,7 +105,7 @@ def write_layer(path: str | Path, tensors: LayerTensors) -> str:
     return content
 
 
-def read_layer(path: str | Path, layer: int | None = None, option: str | None = None) -> LayerTensors:
+def read_layer(path: str | Path, layer: Place | None = None, option: str | None = None) -> LayerTensors:
     """Read and check a layer file; ArtifactError naming it when it is missing, truncated, damaged or something else.
 
     ``layer`` and ``option`` are what the caller expects in it, whatever its name says: another one is an ArtifactError too.

@@ -6,6 +6,7 @@ where that is not the width's usual choice: ``4`` (symmetric, groups of 64), ``4
 ``bnb-nf4`` are bitsandbytes' LLM.int8 and NF4, rounded and multiplied by that package.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmpq.errors import ConfigError
@@ -16,6 +17,10 @@ bring SmolLM2 from perplexity 17.96 to 16.82, fp32 16.54)."""
 
 GROUP_SIZE = 64
 """Input columns sharing one scale at 2, 3 and 4 bit. 64 divides the hidden sizes of small models too (128 does not divide 576)."""
+
+END_OPTIONS = {"embedding": ("32", "16", "8"), "head": ("32", "16", "8", "w8a8")}
+"""What the two ends of a model may be. An embedding is looked up, not multiplied, so rounding activations means nothing to it; groups of
+columns would make a look-up slower, and 4 bit costs either end more than a whole layer."""
 
 GROUP_SIZES = (0, 32, 64, 128)
 """What a scale may be shared by: 0 is a whole output row."""
@@ -88,6 +93,16 @@ def weight_option(name: str) -> WeightOption:
         return OPTIONS[name]
     except KeyError:
         raise ConfigError(f"unknown weight option '{name}'; known options are {known_options()}") from None
+
+
+def options_of_end(end: str, options: Iterable[str]) -> list[str]:
+    """Those of ``options`` that the ``end`` (``embedding`` or ``head``) may have, in their order and once each."""
+    return [option for option in dict.fromkeys(options) if option in END_OPTIONS[end]]
+
+
+def quantised_options(options: Iterable[str]) -> list[str]:
+    """Those of ``options`` that need files of codes; 32 and 16 come straight from a checkpoint."""
+    return [option for option in options if weight_option(option).quantised]
 
 
 def known_options() -> str:

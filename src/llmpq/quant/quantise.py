@@ -1,7 +1,5 @@
 """Quantise a group of layers at all options: one file per (layer, option) and a manifest, resuming where a killed run stopped."""
 
-import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,12 +19,13 @@ from llmpq.quant.bnb import rounded
 from llmpq.quant.bytes import resident_layer_bytes
 from llmpq.quant.calibration import Calibration, InputStatistics
 from llmpq.quant.dequantise import dequantise
-from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, read_layer, write_layer
+from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
 from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss, refit
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import WeightOption, outlier_count, weight_option
 from llmpq.quant.packing import pack
+from llmpq.quant.resume import finished, model_name, resumable
 from llmpq.quant.rtn import rtn
 
 METHODS = ("gptq", "rtn", "auto-gptq")
@@ -65,7 +64,7 @@ def quantise_group(
     calibration.check(spec.operators(), spec.layers)
     recipe = {"settings": chosen, "calibration": artifacts.sha256_file(calibration_file), "code": _code()}
     progress, rows = Progress(f"quantise {out.name}", (last - first + 1) * len(known)), []
-    with _resumable(out) as partial, AutoGptq() as package:
+    with resumable(out, "quantised") as partial, AutoGptq() as package:
         for index in range(first, last + 1):
             work = _LayerWork(index, checkpoint.layer(index), spec, calibration, chosen, package)
             own = artifacts.digest({**recipe, "weights": work.weights_digest()})
@@ -74,7 +73,7 @@ def quantise_group(
                 progress.step(f"(layer {index}, option {row['option']})")
             del work  # before the next layer is read
         body = {
-            "model": Path(checkpoint_dir).parent.name if Path(checkpoint_dir).name == "checkpoint" else Path(checkpoint_dir).name,
+            "model": model_name(checkpoint_dir),
             "settings": chosen,
             "first_layer": first,
             "last_layer": last,
@@ -225,7 +224,7 @@ def _layer_rows(partial: Path, work: _LayerWork, options: Sequence[WeightOption]
     taken_over: dict[str, dict[str, Any]] = {}
     for option in options:
         started, path = time.perf_counter(), partial / layer_file_name(work.index, option.name)
-        layer = _finished(path, recipe, work.index, option.name)
+        layer = finished(path, recipe, work.index, option.name)
         if layer is not None:
             taken_over[option.name] = _row(path, layer, work.spec, time.perf_counter() - started)
     missing, started = [option for option in options if option.name not in taken_over], time.perf_counter()
@@ -251,35 +250,6 @@ def _row(path: Path, layer: LayerTensors, spec: ModelSpec, seconds: float) -> di
         "seconds": round(seconds, 3),
         "operators": layer.info["losses"],
     }
-
-
-def _finished(path: Path, recipe: str, index: int, option: str) -> LayerTensors | None:
-    if not path.is_file():
-        return None
-    try:
-        layer = read_layer(path, index, option)
-    except ArtifactError as error:
-        print(f"quantise: doing {path.name} again: {error}", file=sys.stderr)
-        return None
-    if layer.info.get("recipe") == recipe:
-        return layer
-    print(f"quantise: doing {path.name} again: it was made from other weights, calibration, settings or code", file=sys.stderr)
-    return None
-
-
-@contextmanager
-def _resumable(out: Path) -> Iterator[Path]:
-    """A directory beside ``out`` that survives a failure and replaces ``out`` on success."""
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    yield partial
-    wanted = {row["file"] for row in artifacts.read(partial / "manifest.json", "quantised")["rows"]} | {"manifest.json"}
-    for path in partial.iterdir():
-        if path.name not in wanted:  # options of an earlier run that are no longer asked for
-            path.unlink()
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
 
 
 def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

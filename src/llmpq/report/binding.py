@@ -9,7 +9,7 @@ def decision(run: Run, experiment: Experiment) -> str:
     stages = run.plan["stages"]
     parts = []
     for stage in stages:
-        ends = [name for name, has in (("the embedding", stage["has_embedding"]), ("the head", stage["has_head"])) if has]
+        ends = [f"the {end} at {stage[f'{end}_option']}" for end in ("embedding", "head") if stage[f"has_{end}"]]
         parts.append(
             f"{stage['device']} {layer_range(stage['first_layer'], len(stage['options']))}" + (f" with {joined(ends)}" if ends else "")
         )

@@ -56,6 +56,7 @@ def render(experiment: Experiment, summary: Document, sections: dict[str, list[F
         figures={section: [_view(figure, page, figure_directory) for figure in listed] for section, listed in sections.items()},
         comparison=tables.comparison(summary),
         decision=decision(focus, experiment),
+        quality=tables.quality(summary),
         paired=tables.paired(summary),
         focus_stages=tables.stages(focus),
         other_stages=[tables.stages(run) for run in experiment.runs if run is not focus],

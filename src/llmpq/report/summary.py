@@ -14,13 +14,14 @@ from llmpq.report.verdict import focus_strategy, verdict
 
 JUDGED = ("layer", "head")  # the parts whose fits can mark a cost model as degraded (cost/latency.py)
 PHASES = ("prefill_s", "decode_s", "total_s")
+_TASK = ("task", "accuracy", "low", "high", "questions", "chance")
 
 
 def summarise(experiment: Experiment) -> Document:
     """The body of summary.json: one entry per strategy, then the verdict drawn from these very numbers.
 
     Seconds, bytes and tokens/s as named; ``error_percent`` is 100·(predicted − measured) / measured; a perplexity's standard error is
-    exp(nll)·se(nll) (delta method). What was not measured is null.
+    exp(nll)·se(nll) (delta method); ``from_16_bit`` is the mean over the tokens of all texts. What was not measured is null.
     """
     problem = experiment.problem
     body: Document = {
@@ -67,6 +68,8 @@ def _strategy(experiment: Experiment, run: Run) -> Document:
     entry["resumed_requests"] = run.serve["resumed_requests"] if run.serve else 0
     entry["simulated_total_s"] = predicted.get("simulated_total_s")
     entry["quality"] = [_text_quality(text) for text in run.quality["texts"]] if run.quality else []
+    entry["from_16_bit"] = _from_16_bit(run.quality["texts"]) if run.quality else None
+    entry["tasks"] = [{key: task[key] for key in _TASK} for task in run.quality.get("tasks", ())] if run.quality else []
     entry |= {key: plan[key] for key in ("omega_sum", "quality_budget_met")}
     entry["goal_ms"] = _beside(*(_goal_ms(experiment, plan, times) for times in (predicted, measured)))
     entry["bytes"] = _device_bytes(experiment, run)
@@ -93,7 +96,21 @@ def _goal_ms(experiment: Experiment, plan: Document, times: Document | None) -> 
 
 def _text_quality(text: Document) -> Document:
     standard_error = math.exp(text["nll_mean"]) * text["nll_se"]
-    return {"text": text["text"], "perplexity": text["perplexity"], "standard_error": standard_error, "tokens": text["tokens"]}
+    found = {"text": text["text"], "perplexity": text["perplexity"], "standard_error": standard_error, "tokens": text["tokens"]}
+    found |= {key: text.get(key) for key in ("perplexity_low", "perplexity_high")}
+    return found | {key: _without_windows(text.get(key)) for key in ("kl", "top1")}
+
+
+def _without_windows(mean: Document | None) -> Document | None:
+    return None if mean is None else {key: mean[key] for key in ("mean", "low", "high")}
+
+
+def _from_16_bit(texts: list[Document]) -> Document | None:
+    """Divergence and agreement over the tokens of all texts; None where the evaluation compared with nothing."""
+    if not all("kl" in text for text in texts):
+        return None
+    tokens = sum(text["tokens"] for text in texts)
+    return {key: math.fsum(text[key]["mean"] * text["tokens"] for text in texts) / tokens for key in ("kl", "top1")}
 
 
 def _add_paired_quality(experiment: Experiment, entries: list[Document]) -> None:
@@ -148,7 +165,11 @@ def summary_rows(summary: Document) -> list[dict[str, Any]]:
         row["total_s_error_percent"] = entry["total_s"]["error_percent"]
         for text in entry["quality"]:
             row |= {f"perplexity_{text['text']}": text["perplexity"], f"perplexity_{text['text']}_se": text["standard_error"]}
+            row |= {f"{key}_{text['text']}": text[key] for key in ("perplexity_low", "perplexity_high")}
+            row |= {f"{key}_{text['text']}": text[key]["mean"] if text[key] else None for key in ("kl", "top1")}
             row[f"nll_against_focus_{text['text']}"] = text["against_focus"]["mean"] if text["against_focus"] else None
+        for task in entry["tasks"]:
+            row |= {f"{task['task']}_{key}": task[key] for key in ("accuracy", "low", "high", "questions")}
         row |= {"omega_sum": entry["omega_sum"], "goal_ms_predicted": entry["goal_ms"]["predicted"]}
         row["goal_ms_measured"] = entry["goal_ms"]["measured"]
         for device in entry["bytes"]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def comparison(summary: Document) -> Table:
         Column("decode", "s"),
         *([Column("error", "time")] if served else []),
         *[Column("perplexity", f"{text['text']}, ± s.e.") for text in summary["strategies"][0]["quality"]],
+        *([Column("from 16 bit", "KL, same choice")] if _compared(summary) else []),
+        *[Column(task["task"], "right, 95 %") for task in summary["strategies"][0]["tasks"]],
         Column("damage", "Σ omega"),
         *[Column(device["device"], f"of {mib(device['budget'])} MiB") for device in summary["strategies"][0]["bytes"]],
         Column("planning", "s"),
@@ -67,6 +70,11 @@ def _comparison_row(entry: Document, served: bool) -> list[Cell]:
         cells.append(Cell(percent(error, signed=True), key=abs(error)))
     for text in entry["quality"]:
         cells.append(Cell(number(text["perplexity"]), f"± {number(text['standard_error'], 2)}", text["perplexity"]))
+    if entry["from_16_bit"] is not None:
+        found = entry["from_16_bit"]
+        cells.append(Cell(number(found["kl"], 2), f"{percent(100 * found['top1'])} same", found["kl"]))
+    for task in entry["tasks"]:
+        cells.append(Cell(percent(100 * task["accuracy"]), _interval(task, 100, percent), task["accuracy"]))
     over = "over budget" if entry["quality_budget_met"] is False else ""
     cells.append(Cell(number(entry["omega_sum"]), over, entry["omega_sum"]))
     for device in entry["bytes"]:
@@ -78,6 +86,40 @@ def _comparison_row(entry: Document, served: bool) -> list[Cell]:
     gap = planning["gap"]
     cells.append(Cell(gap_percent(gap), planning["status"], gap if gap is not None else float("inf")))
     return cells
+
+
+def _compared(summary: Document) -> bool:
+    return all(entry["from_16_bit"] is not None for entry in summary["strategies"])
+
+
+def _interval(found: Document, times: float, shown: Callable[[float], str], name: str = "") -> str:
+    """``low to high`` of a figure, or nothing where it has no interval."""
+    low, high = found[f"{name}low"], found[f"{name}high"]
+    return "" if low is None or high is None else f"{shown(times * low)} to {shown(times * high)}"
+
+
+def quality(summary: Document) -> Table | None:
+    """Per strategy and text the perplexity and the distance from 16 bit, with their 95 % intervals; None where nothing was evaluated."""
+    rows = []
+    for entry in summary["strategies"]:
+        for text in entry["quality"]:
+            kl, same = text["kl"], text["top1"]
+            cells = [Cell(entry["strategy"]), Cell(text["text"])]
+            cells += [Cell(number(text["perplexity"]), _interval(text, 1, number, "perplexity_"), text["perplexity"])]
+            if _compared(summary):
+                cells += [Cell(number(kl["mean"], 2), _interval(kl, 1, lambda value: number(value, 2)), kl["mean"])]
+                cells += [Cell(percent(100 * same["mean"]), _interval(same, 100, percent), same["mean"])]
+            rows.append([*cells, Cell(f"{text['tokens']:,}", key=text["tokens"])])
+    if not rows:
+        return None
+    columns = [Column("strategy", numeric=False), Column("text", numeric=False), Column("perplexity", "95 %")]
+    if _compared(summary):
+        columns += [Column("KL from 16 bit", "nats a token, 95 %"), Column("same first choice", "as 16 bit, 95 %")]
+    caption = (
+        "Quality text by text. Small: 95 % intervals over windows (Student's; a perplexity's is that of the log-loss, exponentiated), "
+        "which say how far other text of the kind may differ."
+    )
+    return Table(caption, [*columns, Column("tokens", "scored")], rows)
 
 
 def _beside(value: Document, served: bool) -> Cell:
@@ -130,7 +172,7 @@ def stages(run: Run) -> Table:
     rows = []
     for index, stage in enumerate(run.plan["stages"]):
         served = run.serve["stages"][index] if run.serve else None
-        ends = [name for name, has in (("embedding", stage["has_embedding"]), ("head", stage["has_head"])) if has]
+        ends = [f"{end} at {stage[f'{end}_option']}" for end in ("embedding", "head") if stage[f"has_{end}"]]
         budget = f"of {mib(stage['bytes']['budget'])}"
         memory = served["bytes"]["measured"]["rss_growth"] if served else stage["bytes"]["total"]
         rows.append([

@@ -102,9 +102,28 @@ def _perplexities(entry: Entry) -> str:
     return joined([f"{number(text['perplexity'])} ± {number(text['standard_error'], 2)} on {text['text']}" for text in entry["quality"]])
 
 
+def _from_16_bit(entry: Entry) -> str:
+    found = entry["from_16_bit"]
+    if found is None:
+        return ""
+    return (
+        f" Its predictions are {number(found['kl'], 2)} nats a token (KL) from those at 16 bit, with the same first choice at "
+        f"{percent(100 * found['top1'])} of the tokens."
+    )
+
+
+def _answers(entry: Entry) -> str:
+    found = [
+        f"{percent(100 * task['accuracy'])} of {task['questions']} questions of {task['task']}"
+        + (f" (guessing {percent(100 * task['chance'])})" if task["chance"] is not None else "")
+        for task in entry["tasks"]
+    ]
+    return f" It answers {joined(found)} right." if found else ""
+
+
 def _quality(focus: Entry, others: list[Entry], side: str, speed_claimed: bool) -> str:
     """Perplexities of the focus, then every other strategy by what sets it apart in speed and quality."""
-    name, text = focus["strategy"], f"Its perplexity, lower being better, is {_perplexities(focus)}."
+    name, text = focus["strategy"], f"Its perplexity, lower being better, is {_perplexities(focus)}.{_from_16_bit(focus)}{_answers(focus)}"
     groups: dict[str, list[str]] = {}
     for other in others:
         speed = 0 if not speed_claimed or abs(_ratio(focus, other, side) - 1) <= LEVEL else 1 if _ratio(focus, other, side) > 1 else -1

@@ -10,6 +10,7 @@ from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.model.tokenizer import load_tokenizer
 from llmpq.quant.layer_index import Folders, find_layer_file, folder_list, layers_digest
+from llmpq.quant.options import weight_option
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, check_requests, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
@@ -29,7 +30,7 @@ def serve(
 ) -> dict[str, Any]:
     """Serve the requests and write requests.jsonl, serve.json and timeline.json into ``out_dir``; returns serve.json.
 
-    ``quantised_dir`` is a folder of layer groups, or the groups themselves.
+    ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
     ``cluster`` and ``settings`` are configuration groups (``settings``: serve, with ``slots`` and ``ignore_eos`` of the workload, and
     optionally ``experiment``). ``problem_path`` is only compared with the plan's problem_sha256. Finished requests are kept in a journal
     under ``out_dir``/journal until all are there: a run that failed goes on where it stopped, and reports the speed of what it served
@@ -116,9 +117,11 @@ def _labels(plan: Mapping[str, Any], cluster: Mapping[str, Any], settings: Mappi
 
 
 def _deciding(plan: Mapping[str, Any], options: Settings, checkpoint: Path, quantised: list[Path] | None) -> dict[str, Any]:
-    """What beside plan and requests decides the tokens; weights by the layer files' digests and the checkpoint files' sizes and times."""
+    """What beside plan and requests decides the tokens; weights by the digests of layers and ends and the checkpoint's sizes and times."""
     layers = [option for stage in plan["stages"] for option in stage["options"]]
+    ends = {"embedding": plan["stages"][0]["embedding_option"], "head": plan["stages"][-1]["head_option"]}
     files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(layers) if quantised and option != "32"]
+    files += [find_layer_file(quantised, end, option) for end, option in ends.items() if quantised and weight_option(option).quantised]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(checkpoint.glob("*.safetensors"))]
     weights = artifacts.digest({"layers": layers_digest(files), "checkpoint": states, "options": layers})
-    return {"weights": weights, "ignore_eos": options.ignore_eos, "end_option": options.end_option}
+    return {"weights": weights, "ignore_eos": options.ignore_eos, "ends": ends}

@@ -11,6 +11,7 @@ from llmpq.emulation import shared_core_quota
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.bytes import kv_layer_bytes
+from llmpq.quant.options import END_OPTIONS
 
 MIB = 1 << 20
 
@@ -26,7 +27,6 @@ class Settings:
     load_timeout_s: float = 600.0
     max_restarts: int = 0
     port: int = 0
-    end_option: str = "16"
     margins: bool = False
 
     def __post_init__(self) -> None:
@@ -41,12 +41,11 @@ class Settings:
 
 
 def run_settings(groups: Mapping[str, Mapping[str, Any]], experiment: str, **overrides: Any) -> dict[str, Any]:
-    """The settings of ``serve`` from the configuration groups serve, workload, model and backend: the same for the command line and the
+    """The settings of ``serve`` from the configuration groups serve, workload and backend: the same for the command line and the
     workflow. ``overrides`` replace single ones."""
     return {
         **{key: value for key, value in groups["serve"].items() if key != "name"},
         **{key: groups["workload"][key] for key in ("slots", "ignore_eos")},
-        "end_option": groups["model"]["end_option"],
         **{key: value for key, value in groups["backend"].items() if key != "name"},
         "backend": groups["backend"]["name"],
         "experiment": experiment,
@@ -77,7 +76,7 @@ def check_problem(plan: Mapping[str, Any], problem: Mapping[str, Any], plan_path
 
 
 def check_plan(plan: Mapping[str, Any], spec: ModelSpec, settings: Settings, source: Path) -> None:
-    """Refuse a plan whose stages do not make up this model once, in order, or that is for other slots or end options.
+    """Refuse a plan whose stages do not make up this model once, in order, or that is for other slots or unknown end options.
 
     Raises ServeError.
     """
@@ -99,9 +98,10 @@ def check_plan(plan: Mapping[str, Any], spec: ModelSpec, settings: Settings, sou
         if stage["has_embedding"] != first or stage["has_head"] != last:
             raise ServeError(f"{where}: the embedding belongs to the first stage and the head to the last, and to no other")
         for end in ("embedding", "head"):
-            if stage[f"has_{end}"] and stage[f"{end}_option"] != settings.end_option:
-                found = f"the plan keeps the {end} at option {stage[f'{end}_option']}, this runtime at {settings.end_option}"
-                raise ServeError(f"{where}: {found} (model.end_option); offer the planner that one alone")
+            option, known = stage[f"{end}_option"], END_OPTIONS[end]
+            if stage[f"has_{end}"] and option not in known:
+                found = f"the plan keeps the {end} at option {option}, this runtime knows {', '.join(known)}"
+                raise ServeError(f"{where}: {found}; offer the planner these alone")
     if layer != spec.layers:
         raise ServeError(f"{source}: the plan has {layer} layers, the model {spec.layers}; plan again for this model")
 
@@ -130,7 +130,6 @@ def stage_jobs(
         "hidden": spec.hidden,
         "kv_bytes_per_layer": kv_layer_bytes(spec, settings.slots, capacity),
         "ends": [] if settings.ignore_eos else list(spec.eos_token_ids),
-        "end_option": settings.end_option,
         "timeout_s": settings.timeout_s,
         "load_timeout_s": settings.load_timeout_s,
         "link_delay_s": float((cluster.get("link") or {}).get("delay_ms", 0.0)) / 1e3,
@@ -145,7 +144,7 @@ def stage_jobs(
         jobs.append(
             {
                 **shared,
-                **{key: stage[key] for key in ("device", "first_layer", "options", "has_embedding", "has_head")},
+                **{key: stage[key] for key in ("device", "first_layer", "options", "embedding_option", "head_option")},
                 "rank": rank,
                 "title": f"stage {rank} ({stage['device']}, layers {stage['first_layer']}–{last_layer})",
                 "slowdown": float(device.get("slowdown", 1.0)),

@@ -78,6 +78,8 @@ def stage_rows(plan: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], to
                 "device": stage["device"],
                 "first_layer": stage["first_layer"],
                 "options": stage["options"],
+                "embedding_option": stage["embedding_option"],
+                "head_option": stage["head_option"],
                 **{phase: _phase(stage, calls, phase, plan["micro_batch"][phase]) for phase in PHASES},
                 **{key: report[key] for key in ("busy_s", "cpu_s", "process_cpu_s", "send_s", "wait_s")},
                 "utilisation": report["busy_s"] / total_s,

@@ -89,9 +89,8 @@ def _load(job: dict[str, Any], emulator: Emulator, ledger: Ledger) -> "Stage":
         job["quantised_dir"],
         first_layer=job["first_layer"],
         options=job["options"],
-        has_embedding=job["has_embedding"],
-        has_head=job["has_head"],
-        end_option=job["end_option"],
+        embedding=job["embedding_option"],
+        head=job["head_option"],
         on_bytes=ledger.reserve,
     )
     ledger.reserve("kv", job["kv_bytes_per_layer"] * len(job["options"]))

@@ -17,6 +17,7 @@ from llmpq.model.loading import StageLoader
 from llmpq.model.stage import StageModel
 from llmpq.quant.layer_index import Folders
 from llmpq.validity.assignments import Assignment
+from llmpq.validity.settings import PLAIN
 
 Losses = dict[str, list[float]]
 """Text → mean negative log-likelihood (nats a token) of each window."""
@@ -25,9 +26,9 @@ Losses = dict[str, list[float]]
 class LayerBank:
     """The model with any assignment, through the serving kernels: layers are loaded as the runtime loads them, and kept."""
 
-    def __init__(self, checkpoint_dir: str | Path, quantised_dir: Folders, end_option: str = "16") -> None:
-        self._where = (checkpoint_dir, quantised_dir, end_option)
-        self._ends = StageLoader(checkpoint_dir, quantised_dir, end_option).load(0, [], True, True)
+    def __init__(self, checkpoint_dir: str | Path, quantised_dir: Folders) -> None:
+        self._where = (checkpoint_dir, quantised_dir)
+        self._ends = StageLoader(*self._where).load(0, [], PLAIN, PLAIN)
         self._layers: dict[tuple[int, str], DecoderLayer] = {}
 
     @property
@@ -41,7 +42,7 @@ class LayerBank:
 
     def _layer(self, index: int, option: str) -> DecoderLayer:
         if (index, option) not in self._layers:
-            self._layers[index, option] = StageLoader(*self._where).load(index, [option], False, False).layers[0]
+            self._layers[index, option] = StageLoader(*self._where).load(index, [option]).layers[0]
         return self._layers[index, option]
 
 

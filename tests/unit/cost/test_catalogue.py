@@ -1,5 +1,6 @@
 """The catalogue: its roofline against published times, and problems of every row that are complete."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_every_row_makes_a_problem_that_says_what_it_rests_on(row: str, generati
     assert abs(sum(body["omega"]["4"]) - 1) < 1e-6
     assert problem.layers == len(body["omega"]["3"])
     assert {path.parent.name for path in files} == {"config", "cluster", "model", "device"}
+
+
+def test_ends_at_8_bits_where_they_are_offered(tmp_path: Path) -> None:
+    """OPT-13b's ends take half as many bytes at 8 bit and a scale a row, one table for both, and the plan of a tight cluster takes them."""
+    shutil.copytree(CONFIG, tmp_path / "config")
+    file = tmp_path / "config" / "model" / "opt-13b.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('end_options: ["16"]', 'end_options: ["16", "8", w8a8]'), encoding="utf-8")
+    assert file.read_text(encoding="utf-8") != text
+    body, _ = paper_problem(tmp_path / "config", "paper-1", "today")
+    problem = Problem.from_document(body)
+    device = body["devices"][0]
+    assert list(device["embedding"]) == ["16", "8"]
+    assert device["head"]["8"]["resident_bytes"] == 50272 * 5120 + 50272 * 2 + 2 * 5120 * 2
+    assert device["embedding"]["8"]["resident_bytes"] == 50272 * 5120 + 50272 * 2 + 2050 * 5120 * 2
+    assert max(device["head"]["8"]["decode_ms"].values()) < max(device["head"]["16"]["decode_ms"].values())
+    assert 0 < problem.end_omega["embedding"]["8"] < problem.end_omega["head"]["8"] < 0.05
+    assert "w8a8" not in {option for each in body["devices"] if each["type"].startswith("v100") for option in each["head"]}
 
 
 def test_a_problem_is_written_and_planned(tmp_path: Path) -> None:

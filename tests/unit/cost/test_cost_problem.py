@@ -1,6 +1,7 @@
 """problem.json from hand-made artifacts: every number worked out by hand, accepted by the planner's own reader, and bad inputs named."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from llmpq.cost.tables import offered_options
 from llmpq.errors import ArtifactError, LlmpqError
 from llmpq.model.spec import ModelSpec
 from llmpq.plan.problem import Problem
-from llmpq.quant.bytes import kv_layer_bytes, resident_end_bytes, resident_layer_bytes, stored_layer_bytes
+from llmpq.quant.bytes import kv_layer_bytes, resident_end_bytes, resident_layer_bytes, stored_end_bytes, stored_layer_bytes
 
 SPEC = ModelSpec(
     family="llama",
@@ -86,6 +87,7 @@ def inputs() -> dict[str, Any]:
                 for layer in range(3)
                 for option, w in (("16", 0.0), ("w8a8", 0.2), ("4", 1.0))
             ],
+            "ends": [{"end": "embedding", "option": "8", "omega": 0.001}, {"end": "head", "option": "8", "omega": 0.02}],
         },
     }
 
@@ -118,6 +120,34 @@ def test_every_number_is_the_one_worked_out_by_hand() -> None:
     assert (found["from"], found["to"]) == ("a", "b")
     assert found["alpha_ms"] == pytest.approx(0.1, rel=1e-4)
     assert found["bytes_per_ms"] == pytest.approx(1e6, rel=1e-4)
+
+
+def test_ends_have_their_own_options_bytes_and_damage() -> None:
+    given = inputs()
+    given["end_options"] = ["16", "8"]
+    for tied in (True, False):
+        spec = replace(SPEC, tied_embeddings=tied)
+        given["model"] = {"name": "tiny", "spec": spec.to_dict()}
+        for document in given["costs"].values():
+            document["fits"] += [fit(part, "prefill", "8", vs=0.2) for part in ("embedding", "head")]
+            document["fits"] += [fit(part, "decode", "8", one=0.4) for part in ("embedding", "head")]
+        body = build_problem(**given)
+        problem = Problem.from_document(body)
+        assert problem.end_options == ("16", "8")
+        assert body["end_omega"] == {"embedding": {"16": 0.0, "8": 0.001}, "head": {"16": 0.0, "8": 0.02}}
+        table = body["devices"][0]["head"]["8"]
+        assert table["resident_bytes"] == resident_end_bytes(spec, "head", "8") == 96 * (64 + 2) + 64 * 4
+        assert table["stored_bytes"] == stored_end_bytes(spec, "head", "8") == 96 * (64 + 2) + 64 * 4
+        assert table.get("shared_bytes") == (96 * (64 + 2) if tied else None)
+        assert table["decode_ms"]["2"] == pytest.approx(0.4)
+        assert "shared_bytes" not in body["devices"][0]["head"]["16"]
+        assert body["devices"][0]["embedding"]["8"]["resident_bytes"] == 96 * (64 + 2) + 128 * 64 * 4  # and learned positions
+    given["end_options"] = ["16", "8", "w8a8"]
+    with pytest.raises(ArtifactError, match="no fit of head in prefill for option 'w8a8'"):
+        build_problem(**given)
+    given["end_options"], given["indicator"] = ["16", "8"], {**given["indicator"], "ends": []}
+    with pytest.raises(ArtifactError, match="indicator: no omega for the embedding at option '8'; quantise the ends"):
+        build_problem(**given)
 
 
 def test_theta_and_listed_micro_batches_are_passed_on() -> None:

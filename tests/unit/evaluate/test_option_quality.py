@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmpq.evaluate.perplexity import evaluate_quality
+from llmpq.evaluate.quality import evaluate_quality
 from llmpq.model.tokenizer import load_tokenizer
 from llmpq.quant.calibrate import calibrate
 from llmpq.quant.quantise import quantise_group

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from llmpq import artifacts, cli
-from llmpq.evaluate.perplexity import EvaluationError, evaluate_quality, perplexity, plan_options, write_quality
+from llmpq.errors import ArtifactError
+from llmpq.evaluate.perplexity import EvaluationError, perplexity, scored_tokens
+from llmpq.evaluate.quality import evaluate_quality, plan_options, write_quality
+from llmpq.evaluate.reference import make_reference, read_reference, write_reference
 from llmpq.model.tokenizer import load_tokenizer
 from llmpq.text import token_windows
 
@@ -16,8 +19,11 @@ from llmpq.text import token_windows
 class Toy:
     """Always the same two logits: token 0 with probability 3/4, token 1 with 1/4."""
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([math.log(3.0), 0.0]).expand(*ids.shape, 2)
+    def hidden(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([math.log(3.0), 0.0]).expand(*inputs.shape, 2)
+
+    def predict(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
 
 
 def test_worked_out_by_hand() -> None:
@@ -30,8 +36,32 @@ def test_worked_out_by_hand() -> None:
     assert found["nll_mean"] == pytest.approx((first + second) / 2)
     assert found["perplexity"] == pytest.approx(math.exp((first + second) / 2))
     assert found["nll_se"] == pytest.approx(abs(second - first) / 2)  # standard deviation of two values over √2
-    assert (found["tokens"], found["windows"]) == (6, 2)
+    assert (found["tokens"], found["context_tokens"], found["windows"]) == (6, 1, 2)
+    half = 12.7062 * found["nll_se"]  # Student's quantile of one degree of freedom
+    assert found["perplexity_low"] == pytest.approx(math.exp(found["nll_mean"] - half), rel=1e-4)
+    assert found["perplexity_high"] == pytest.approx(math.exp(found["nll_mean"] + half), rel=1e-4)
+    assert "kl" not in found
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_a_stride_scores_the_end_of_each_window() -> None:
+    windows = torch.tensor([[1, 1, 1, 0, 1], [1, 1, 1, 0, 0]])
+    found = perplexity(Toy(), windows, stride=2)
+    assert found["nll_windows"] == pytest.approx([(math.log(4 / 3) + math.log(4)) / 2, math.log(4 / 3)])
+    assert (found["tokens"], found["context_tokens"]) == (4, 3)
+    assert perplexity(Toy(), windows, stride=5)["nll_windows"] == perplexity(Toy(), windows)["nll_windows"]
+    assert (scored_tokens(5, None), scored_tokens(5, 5), scored_tokens(5, 4), scored_tokens(5, 1)) == (4, 4, 4, 1)
+
+
+def test_divergence_and_agreement_worked_out_by_hand() -> None:
+    """The reference thinks 1/2 and 1/2, then 1/4 and 3/4; the model always 3/4 and 1/4. Of two equal ones the first is the likeliest."""
+    reference = torch.tensor([[[0.0, 0.0], [0.0, math.log(3.0)]]])
+    found = perplexity(Toy(), torch.tensor([[1, 0, 1]]), reference=reference)
+    first = math.log(0.5) - 0.5 * math.log(0.75) - 0.5 * math.log(0.25)
+    second = 0.25 * math.log(0.25 / 0.75) + 0.75 * math.log(0.75 / 0.25)
+    assert found["kl"]["mean"] == pytest.approx((first + second) / 2, rel=1e-5)
+    assert found["kl"]["low"] is None  # one window says nothing of their spread
+    assert found["top1"]["mean"] == 0.5
 
 
 def test_equal_to_the_loss_of_transformers(tiny_llama_dir: Path) -> None:
@@ -41,9 +71,47 @@ def test_equal_to_the_loss_of_transformers(tiny_llama_dir: Path) -> None:
     reference = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
     with torch.inference_mode():
         losses = [float(reference(window[None], labels=window[None]).loss) for window in windows]
-    body = evaluate_quality(tiny_llama_dir, None, ["32"] * 4, {"toy": windows}, end_option="32", progress=lambda text: None)
+    body = evaluate_quality(tiny_llama_dir, None, ["32"] * 4, {"toy": windows}, ends=("32", "32"), progress=lambda text: None)
     assert body["texts"][0]["nll_windows"] == pytest.approx(losses, abs=1e-4)
     assert body["texts"][0]["perplexity"] == pytest.approx(math.exp(sum(losses) / 3), rel=1e-4)
+
+
+def test_divergence_is_that_of_the_logits_and_nothing_at_16_bit(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    from llmpq.model.stage import StageModel
+
+    texts = {"a": torch.randint(0, 96, (3, 24), generator=torch.Generator().manual_seed(2))}
+    write_reference(tmp_path / "16.safetensors", make_reference(tiny_llama_dir, texts, stride=10, progress=lambda _: None))
+    reference = read_reference(tmp_path / "16.safetensors")
+    common = {"stride": 10, "reference": reference, "progress": lambda _: None}
+    same = evaluate_quality(tiny_llama_dir, None, ["16"] * 4, texts, **common)
+    assert same["texts"][0]["kl"]["windows"] == [0, 0, 0]
+    assert same["texts"][0]["top1"]["mean"] == 1
+    assert same["reference"]["weights_sha256"] == same["weights_sha256"]
+    p, q = (StageModel.load(tiny_llama_dir, None, first_layer=0, options=[o] * 4, embedding=o, head=o) for o in ("16", "32"))
+    logs = [torch.log_softmax(model.logits(texts["a"])[:, 13:-1].double(), -1) for model in (p, q)]
+    expected = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean(1)
+    other = evaluate_quality(tiny_llama_dir, None, ["32"] * 4, texts, ends=("32", "32"), **common)["texts"][0]
+    assert other["kl"]["mean"] > 0
+    assert other["kl"]["windows"] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert other["kl"]["low"] <= other["kl"]["mean"] <= other["kl"]["high"]
+
+
+def test_a_reference_of_something_else_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    texts = {"a": torch.zeros(1, 8, dtype=torch.long)}
+    reference = make_reference(tiny_llama_dir, texts, progress=lambda _: None)
+    for other, words in (
+        ({"b": texts["a"]}, r"has no text 'b' \(a\)"),
+        ({"a": texts["a"] + 1}, "'a' is of other windows"),
+    ):
+        with pytest.raises(ArtifactError, match=words):
+            evaluate_quality(tiny_llama_dir, None, ["16"] * 4, other, reference=reference)
+    with pytest.raises(ArtifactError, match="'a' is of other windows"):
+        evaluate_quality(tiny_llama_dir, None, ["16"] * 4, texts, reference=reference, stride=3)
+    with pytest.raises(ArtifactError, match="no such file; make the reference first"):
+        read_reference(tmp_path / "gone.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    with pytest.raises(ArtifactError, match=r"cut\.safetensors: not a complete safetensors file"):
+        read_reference(tmp_path / "cut.safetensors")
 
 
 def test_several_texts_progress_and_digest(tiny_llama_dir: Path, tmp_path: Path) -> None:
@@ -59,14 +127,14 @@ def test_several_texts_progress_and_digest(tiny_llama_dir: Path, tmp_path: Path)
     assert len(said) == 3  # quick ones say when they are done
     assert said[0].startswith("perplexity: 3/3 windows (1 of 1 of b), ")
     plan = {"strategy": "llmpq", "stages": [
-        {"first_layer": 2, "options": ["16", "16"], "embedding_option": None, "head_option": body["end_option"]},
-        {"first_layer": 0, "options": ["16", "32"], "embedding_option": body["end_option"], "head_option": None},
+        {"first_layer": 2, "options": ["16", "16"], "embedding_option": None, "head_option": body["head_option"]},
+        {"first_layer": 0, "options": ["16", "32"], "embedding_option": body["embedding_option"], "head_option": None},
     ]}  # fmt: skip
     document = write_quality(tmp_path / "quality.json", plan, body)
     assert artifacts.read(tmp_path / "quality.json", "quality") == document
     assert document["strategy"] == "llmpq"
     plan["stages"][0]["head_option"] = "8"
-    with pytest.raises(EvaluationError, match="plan llmpq keeps embedding and head at"):
+    with pytest.raises(EvaluationError, match="plan llmpq keeps embedding and head at 16 and 8, the evaluation is of 16 and 16"):
         write_quality(tmp_path / "quality.json", plan, body)
 
 
@@ -76,8 +144,8 @@ def test_an_evaluation_of_other_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="of other options than those of plan uniform"):
         write_quality(tmp_path / "quality.json", plan, {"options": ["4", "8"]})
     plan["stages"][0] |= {"embedding_option": "8", "head_option": "8"}
-    with pytest.raises(EvaluationError, match="plan uniform keeps embedding and head at 8, the evaluation is of 16"):
-        write_quality(tmp_path / "quality.json", plan, {"options": ["4", "4"], "end_option": "16"})
+    with pytest.raises(EvaluationError, match="plan uniform keeps embedding and head at 8 and 8, the evaluation is of 16 and 8"):
+        write_quality(tmp_path / "quality.json", plan, {"options": ["4", "4"], "embedding_option": "16", "head_option": "8"})
     assert not (tmp_path / "quality.json").exists()
 
 
@@ -87,9 +155,9 @@ def test_windows_too_short_are_refused() -> None:
 
 
 def test_weights_that_give_no_number_are_named() -> None:
-    class Broken:
-        def logits(self, ids: torch.Tensor) -> torch.Tensor:
-            return torch.full((*ids.shape, 2), torch.nan)
+    class Broken(Toy):
+        def hidden(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.full((*inputs.shape, 2), torch.nan)
 
     with pytest.raises(EvaluationError, match="window 0: the model's logits are not finite"):
         perplexity(Broken(), torch.zeros(1, 4, dtype=torch.long))

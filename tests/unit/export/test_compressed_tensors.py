@@ -52,9 +52,7 @@ def test_transformers_loads_the_very_weights(family: str, tmp_path: Path) -> Non
     model = loaded(tmp_path / "out")
     found = logits(model)
     same_weights(case, model, tmp_path / "dense")
-    ours = StageModel.load(
-        tmp_path / "dense", None, first_layer=0, options=["32"] * len(OPTIONS), has_embedding=True, has_head=True, end_option="32"
-    )
+    ours = StageModel.load(tmp_path / "dense", None, first_layer=0, options=["32"] * len(OPTIONS), embedding="32", head="32")
     assert found.abs().max() > 0.1
     torch.testing.assert_close(found, ours.logits(ids()), atol=TOLERANCE, rtol=0)
 
@@ -133,5 +131,5 @@ def test_the_real_model_at_4_8_and_16_bits(tmp_path: Path, real_model_dir: Path)
     with torch.inference_mode():
         found = model(prompt).logits
     checkpoint_of(dict(model.state_dict()), real_model_dir / "config.json", tmp_path / "dense")
-    ours = StageModel.load(tmp_path / "dense", None, first_layer=0, options=["32"] * 30, has_embedding=True, has_head=True, end_option="32")
+    ours = StageModel.load(tmp_path / "dense", None, first_layer=0, options=["32"] * 30, embedding="32", head="32")
     torch.testing.assert_close(found, ours.logits(prompt), atol=5e-4, rtol=0)  # logits up to 29

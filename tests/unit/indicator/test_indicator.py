@@ -11,7 +11,7 @@ from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.indicator import gptq_loss, gradient, variance
 from llmpq.indicator.base import Damages, QuantisedLayer, Source, Walk
-from llmpq.indicator.divergence import Divergence
+from llmpq.indicator.divergence import Divergence, divergence
 from llmpq.indicator.gptq_loss import GptqLoss
 from llmpq.indicator.gradient import GradientError
 from llmpq.indicator.hessian import Hessian, top_eigenvalue
@@ -23,6 +23,7 @@ from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.stage import StageModel
 from llmpq.quant.calibrate import calibrate
 from llmpq.quant.calibration import Calibration, InputStatistics
+from llmpq.quant.ends import quantise_ends
 from llmpq.quant.files import read_layer
 from llmpq.quant.layer_index import find_layer_file
 from llmpq.quant.options import OPTIONS
@@ -164,7 +165,7 @@ def _manifest_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def stage(made: dict[str, Any], options: list[str], has_head: bool) -> StageModel:
-    ends = {"has_embedding": True, "has_head": has_head, "end_option": "32"}
+    ends = {"embedding": "32", "head": "32" if has_head else None}
     return StageModel.load(made["checkpoint_dir"], Path(made["calibration_file"]).parent, first_layer=0, options=options, **ends)
 
 
@@ -250,3 +251,31 @@ def test_random_knows_bits_and_its_seed_alone(made: dict[str, Any]) -> None:
     assert draws() == draws(seed=0) != draws(seed=1)
     assert len({found["4"]["layer"] for found in draws()}) == 4
     assert all(found["3"]["layer"] == pytest.approx(4 * found["4"]["layer"]) for found in draws())
+
+
+def test_ends_are_scored_by_the_divergence_of_the_served_model_over_that_of_uniform_four_bit(made: dict[str, Any], tmp_path: Path) -> None:
+    quantise_ends(made["checkpoint_dir"], tmp_path / "ends", options=["8", "w8a8"])
+    folders = [*made["quantised_dirs"], tmp_path / "ends"]
+    ids = torch.tensor(Calibration(made["calibration_file"]).ids[:4])
+
+    def predictions(layers: str, *ends: str) -> torch.Tensor:
+        model = StageModel.load(made["checkpoint_dir"], folders, first_layer=0, options=[layers] * 4, embedding=ends[0], head=ends[1])
+        return torch.log_softmax(model.logits(ids), -1)
+
+    expected = predictions("32", "32", "32")
+    unit = divergence(expected, predictions("4", "32", "32"))
+    options = {"ends_dir": tmp_path / "ends", "end_options": ["16", "8", "w8a8"]}
+    document = write_indicator(tmp_path / "i.json", indicator={"name": "mine", "method": "gptq-loss"}, **made, **options)
+    assert document["end_unit"] == pytest.approx(unit, rel=1e-3)
+    found = {(row["end"], row["option"]): row["omega"] for row in document["ends"]}
+    served = {("embedding", "8"): ("8", "32"), ("head", "8"): ("32", "8"), ("head", "w8a8"): ("32", "w8a8")}
+    assert found.keys() == served.keys() | {("embedding", "16"), ("head", "16")}
+    assert found["embedding", "16"] == found["head", "16"] == 0.0
+    for key, ends in served.items():
+        assert found[key] == pytest.approx(divergence(expected, predictions("32", *ends)) / unit, rel=0.01)
+    assert 0 < found["embedding", "8"] < 0.1
+    assert 0 < found["head", "8"] < found["head", "w8a8"] < 1
+    other = write_indicator(tmp_path / "j.json", indicator={"name": "other", "method": "random", "seed": 3}, **made, **options)
+    assert other["ends"] == document["ends"]
+    with pytest.raises(ArtifactError, match=r"no file embedding\.8\.safetensors"):
+        write_indicator(tmp_path / "k.json", indicator={"name": "mine", "method": "random", "seed": 3}, **made, end_options=["8"])

@@ -35,7 +35,9 @@ def stages(directory: Path, *bounds: int) -> list[StageModel]:
     """fp32 stages cut at ``bounds`` (0 … 30)."""
     parts = itertools.pairwise(bounds)
     return [
-        StageModel.load(directory, None, first_layer=a, options=["32"] * (b - a), has_embedding=a == 0, has_head=b == 30, end_option="32")
+        StageModel.load(
+            directory, None, first_layer=a, options=["32"] * (b - a), embedding="32" if a == 0 else None, head="32" if b == 30 else None
+        )
         for a, b in parts
     ]
 

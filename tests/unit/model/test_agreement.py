@@ -26,7 +26,9 @@ def whole(peer: Peer) -> StageModel:
 
 def load(directory: Path, first: int, count: int, embedding: bool, head: bool) -> StageModel:
     options = ["32"] * count
-    return StageModel.load(directory, None, first_layer=first, options=options, has_embedding=embedding, has_head=head, end_option="32")
+    return StageModel.load(
+        directory, None, first_layer=first, options=options, embedding="32" if embedding else None, head="32" if head else None
+    )
 
 
 def prompts() -> tuple[torch.Tensor, torch.Tensor]:

@@ -256,7 +256,7 @@ def kib(key):
     with open("/proc/self/status") as file:
         return int(next(line for line in file if line.startswith(key)).split()[1])
 def load(directory, first, count):
-    return StageModel.load(directory, None, first_layer=first, options=["32"] * count, has_embedding=False, has_head=False)
+    return StageModel.load(directory, None, first_layer=first, options=["32"] * count)
 warm = load(sys.argv[1], 0, 1)
 before = kib("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")  # the peak is counted anew from here

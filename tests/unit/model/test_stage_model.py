@@ -17,7 +17,7 @@ from llmpq.quant.layer_index import layer_file_name, layers_digest
 
 @pytest.fixture(scope="module")
 def whole(tiny_llama_dir: Path) -> StageModel:
-    return load(tiny_llama_dir, 0, ["32"] * 4, True, True, end_option="32")
+    return load(tiny_llama_dir, 0, ["32"] * 4, "32", "32")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def layer_files(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def load(
-    directory: Path, first: int, options: list[str], embedding: bool, head: bool, quantised: Path | None = None, **more: object
+    directory: Path, first: int, options: list[str], embedding: str | None, head: str | None, quantised: Path | None = None, **more: object
 ) -> StageModel:
-    return StageModel.load(directory, quantised, first_layer=first, options=options, has_embedding=embedding, has_head=head, **more)
+    return StageModel.load(directory, quantised, first_layer=first, options=options, embedding=embedding, head=head, **more)
 
 
 def ids(rows: int, tokens: int, seed: int = 0) -> torch.Tensor:
@@ -44,21 +44,21 @@ def ids(rows: int, tokens: int, seed: int = 0) -> torch.Tensor:
 
 def test_layer_files_and_the_checkpoint_give_the_same_sixteen_bit_stage(tiny_llama_dir: Path, layer_files: Path) -> None:
     tokens = ids(3, 8)
-    from_files = load(tiny_llama_dir, 0, ["16"] * 4, True, True, layer_files)
-    from_checkpoint = load(tiny_llama_dir, 0, ["16"] * 4, True, True)
+    from_files = load(tiny_llama_dir, 0, ["16"] * 4, "16", "16", layer_files)
+    from_checkpoint = load(tiny_llama_dir, 0, ["16"] * 4, "16", "16")
     assert torch.equal(from_files.logits(tokens), from_checkpoint.logits(tokens))
     assert from_files.weights_digest == from_checkpoint.weights_digest
-    layers_alone = load(tiny_llama_dir, 0, ["16"] * 4, False, False, layer_files)
+    layers_alone = load(tiny_llama_dir, 0, ["16"] * 4, None, None, layer_files)
     assert layers_alone.weights_digest == layers_digest(sorted(layer_files.glob("*/*.safetensors")))
 
 
 def test_a_stage_reads_the_files_of_its_own_layers_only(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(layer_files, tmp_path / "own"))
     shutil.rmtree(own / "layers-000")
-    stage = load(tiny_llama_dir, 2, ["16", "16"], False, False, own)
+    stage = load(tiny_llama_dir, 2, ["16", "16"], None, None, own)
     assert (stage.first_layer, len(stage.layers), stage.resident_bytes["embedding"], stage.resident_bytes["head"]) == (2, 2, 0, 0)
     with pytest.raises(LlmpqError, match="quantise layer 1 at option '16'"):
-        load(tiny_llama_dir, 1, ["16"], False, False, own)
+        load(tiny_llama_dir, 1, ["16"], None, None, own)
 
 
 def test_of_groups_named_one_by_one_no_other_is_read(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_of_groups_named_one_by_one_no_other_is_read(tiny_llama_dir: Path, layer
     in_use = sorted(own.iterdir())
     shutil.copytree(own / "layers-000", own / "layers-000-001")
     with pytest.raises(ArtifactError, match="layer 0 at option '16' is there twice"):
-        load(tiny_llama_dir, 0, ["16"] * 4, True, True, own)
-    stage = StageModel.load(tiny_llama_dir, in_use, first_layer=0, options=["16"] * 4, has_embedding=True, has_head=True)
-    assert stage.weights_digest == load(tiny_llama_dir, 0, ["16"] * 4, True, True, layer_files).weights_digest
+        load(tiny_llama_dir, 0, ["16"] * 4, "16", "16", own)
+    stage = StageModel.load(tiny_llama_dir, in_use, first_layer=0, options=["16"] * 4, embedding="16", head="16")
+    assert stage.weights_digest == load(tiny_llama_dir, 0, ["16"] * 4, "16", "16", layer_files).weights_digest
 
 
 def test_a_file_of_another_layer_or_option_is_refused(tiny_llama_dir: Path, layer_files: Path, tmp_path: Path) -> None:
@@ -77,31 +77,31 @@ def test_a_file_of_another_layer_or_option_is_refused(tiny_llama_dir: Path, laye
     three, four = own / "layers-002" / layer_file_name(2, "16"), own / "layers-002" / layer_file_name(3, "16")
     shutil.copyfile(three, four)
     with pytest.raises(ArtifactError, match=r"layer-003.16.safetensors: key 'layer' of its header is 2, expected 3"):
-        load(tiny_llama_dir, 2, ["16", "16"], False, False, own)
+        load(tiny_llama_dir, 2, ["16", "16"], None, None, own)
     shutil.copyfile(three, three.with_name(layer_file_name(2, "8")))
     with pytest.raises(ArtifactError, match=r"layer-002.8.safetensors: key 'option' of its header is '16', expected '8'"):
-        load(tiny_llama_dir, 2, ["8"], False, False, own)
+        load(tiny_llama_dir, 2, ["8"], None, None, own)
 
 
 def test_the_digest_says_which_layer_is_where(tiny_llama_dir: Path, tmp_path: Path) -> None:
     """Two layers of equal weights at two places are two models."""
     twin = plain_layer(Checkpoint(tiny_llama_dir).layer(0), ["qkv", "o", "gate_up", "down"], 1, "16")
     write_layer(tmp_path / layer_file_name(1, "16"), twin)
-    here = load(tiny_llama_dir, 0, ["16"], False, False)
-    there = load(tiny_llama_dir, 1, ["16"], False, False, tmp_path)
+    here = load(tiny_llama_dir, 0, ["16"], None, None)
+    there = load(tiny_llama_dir, 1, ["16"], None, None, tmp_path)
     assert here.weights_digest != there.weights_digest
 
 
 def test_options_may_differ_by_layer_and_each_changes_the_result(tiny_llama_dir: Path, layer_files: Path, whole: StageModel) -> None:
     tokens = ids(2, 6)
-    mixed = load(tiny_llama_dir, 0, ["32", "16", "32", "32"], True, True, layer_files, end_option="32")
+    mixed = load(tiny_llama_dir, 0, ["32", "16", "32", "32"], "32", "32", layer_files)
     difference = (mixed.logits(tokens) - whole.logits(tokens)).abs().max()
     assert 0 < difference < 0.05
     assert mixed.weights_digest != whole.weights_digest
 
 
 def test_digests_of_the_stages_make_the_digest_of_the_model(tiny_llama_dir: Path, whole: StageModel) -> None:
-    parts = [load(tiny_llama_dir, first, ["32"] * 2, first == 0, first == 2, end_option="32") for first in (0, 2)]
+    parts = [load(tiny_llama_dir, first, ["32"] * 2, *(("32", None) if first == 0 else (None, "32"))) for first in (0, 2)]
     assert parts[0].digest_lines + parts[1].digest_lines == whole.digest_lines
     assert [line.rsplit(" ", 1)[0] for line in whole.digest_lines] == ["embedding 32", *(f"layer {i} 32" for i in range(4)), "head 32"]
     assert len({line.rsplit(" ", 1)[1] for line in whole.digest_lines}) == 6
@@ -109,13 +109,13 @@ def test_digests_of_the_stages_make_the_digest_of_the_model(tiny_llama_dir: Path
 
 def test_the_digest_covers_the_ends(tiny_llama_dir: Path, whole: StageModel, tmp_path: Path) -> None:
     """Another option of the ends, or other weights in them, is another model, though its layers are the same."""
-    half = load(tiny_llama_dir, 0, ["32"] * 4, True, True, end_option="16")
+    half = load(tiny_llama_dir, 0, ["32"] * 4, "16", "16")
     assert half.weights_digest != whole.weights_digest
     other = Path(shutil.copytree(tiny_llama_dir, tmp_path / "other"))
     tensors = load_file(other / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.01
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    changed = load(other, 0, ["32"] * 4, True, True, end_option="32")
+    changed = load(other, 0, ["32"] * 4, "32", "32")
     assert changed.digest_lines[:-1] == whole.digest_lines[:-1]
     assert changed.weights_digest != whole.weights_digest
 
@@ -125,14 +125,14 @@ def test_an_embedding_beyond_fp16_is_refused(tiny_llama_dir: Path, tmp_path: Pat
     tensors = load_file(other / "model.safetensors")
     tensors["model.embed_tokens.weight"][5, 3] = 1e5
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    load(other, 0, [], True, False, end_option="32")
+    load(other, 0, [], "32", None)
     with pytest.raises(LlmpqError, match=r"the embedding: a weight reaches 100000, beyond fp16"):
-        load(other, 0, [], True, False, end_option="16")
+        load(other, 0, [], "16", None)
 
 
 def test_bytes_are_announced_before_they_are_taken_and_add_up(tiny_llama_dir: Path, whole: StageModel) -> None:
     told: list[tuple[str, int]] = []
-    stage = load(tiny_llama_dir, 1, ["16", "32"], True, True, on_bytes=lambda kind, count: told.append((kind, count)))
+    stage = load(tiny_llama_dir, 1, ["16", "32"], "16", "16", on_bytes=lambda kind, count: told.append((kind, count)))
     spec = whole.spec
     assert told == [
         ("embedding", resident_end_bytes(spec, "embedding", "16")),
@@ -148,7 +148,7 @@ def test_a_ledger_can_refuse_a_layer(tiny_llama_dir: Path) -> None:
         raise LlmpqError(f"{kind}: {count} bytes do not fit")
 
     with pytest.raises(LlmpqError, match=r"weights: .* bytes do not fit"):
-        load(tiny_llama_dir, 0, ["32"], False, False, on_bytes=refuse)
+        load(tiny_llama_dir, 0, ["32"], None, None, on_bytes=refuse)
 
 
 def test_the_cache_takes_the_bytes_that_the_planner_counts(whole: StageModel) -> None:
@@ -192,8 +192,8 @@ def test_decode_does_not_depend_on_the_capacity_of_the_cache(whole: StageModel) 
 def test_hidden_then_head_is_logits_and_a_middle_stage_takes_hidden_states(tiny_llama_dir: Path, whole: StageModel) -> None:
     tokens = ids(2, 5)
     front, back = (
-        load(tiny_llama_dir, 0, ["32"] * 2, True, False, end_option="32"),
-        load(tiny_llama_dir, 2, ["32"] * 2, False, True, end_option="32"),
+        load(tiny_llama_dir, 0, ["32"] * 2, "32", None),
+        load(tiny_llama_dir, 2, ["32"] * 2, None, "32"),
     )
     assert back.head is not None
     assert torch.equal(back.head(back.hidden(front.hidden(tokens))), whole.logits(tokens))
@@ -215,8 +215,8 @@ def test_sequences_that_do_not_fit_are_refused(whole: StageModel) -> None:
 
 def test_unknown_and_uncalibrated_options_are_refused(tiny_llama_dir: Path) -> None:
     with pytest.raises(LlmpqError, match="unknown weight option '5'"):
-        load(tiny_llama_dir, 0, ["5"], False, False)
+        load(tiny_llama_dir, 0, ["5"], None, None)
     with pytest.raises(LlmpqError, match="option '4' has to be quantised"):
-        load(tiny_llama_dir, 0, ["4"], False, False)
-    with pytest.raises(LlmpqError, match="embedding and head are kept at 16 or 32 bits, not '4'"):
-        load(tiny_llama_dir, 0, ["32"], True, False, end_option="4")
+        load(tiny_llama_dir, 0, ["4"], None, None)
+    with pytest.raises(LlmpqError, match="the embedding cannot be kept at '4'; it may have 32, 16, 8"):
+        load(tiny_llama_dir, 0, ["32"], "4", None)

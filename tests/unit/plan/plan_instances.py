@@ -74,6 +74,9 @@ def random_problem(seed: int) -> dict[str, Any]:
         "end_omega": end_omega,
         "objective": objective,
     }
+    for device in devices if random.Random(f"shared {seed}").random() < 0.3 else []:
+        for option in device["embedding"].keys() & device["head"].keys():
+            device["head"][option]["shared_bytes"] = min(device[end][option]["resident_bytes"] for end in ENDS) // 2
     return _coarse(problem) if draw.random() < 0.25 else problem
 
 
@@ -205,8 +208,10 @@ def _with_options(
         mine = [i for i, owned in enumerate(stage_of) if owned == j]
         ends = [device["embedding"][chosen[0]]] if j == 0 else []
         ends += [device["head"][chosen[1]]] if j == len(devices) - 1 else []
-        taken = [end["resident_bytes"] for end in ends]
-        kept = max(taken) if problem["tied_embeddings"] and len(ends) == 2 and chosen[0] == chosen[1] else sum(taken)
+        kept = sum(end["resident_bytes"] for end in ends)
+        if len(ends) == 2 and chosen[0] == chosen[1]:
+            whole = min(end["resident_bytes"] for end in ends) if problem["tied_embeddings"] else 0
+            kept -= ends[1].get("shared_bytes", whole)
         work = max(device["workspace_bytes"][phase][str(size)] for phase in PHASES for size in batches[phase])
         layer = {o: part["resident_bytes"] + caches[o.partition("/kv")[2] or "16"] for o, part in device["options"].items()}
         used = np.array([sum(layer[choice[i]] for i in mine) for choice in choices])

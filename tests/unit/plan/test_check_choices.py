@@ -107,6 +107,41 @@ def test_a_tied_table_on_one_stage_counts_once() -> None:
     assert "stage 0: bytes.head is 110, recomputed 10" in check(one_device(tied_embeddings=True), twice)
 
 
+def test_a_head_says_itself_what_it_shares() -> None:
+    """At 8 bit the ends take 50 and 60 bytes: sharing 45, the head adds 15; at 16, where it shares nothing, all of its 110."""
+    problem = one_device(tied_embeddings=True)
+    problem["devices"][0]["head"]["8"]["shared_bytes"] = 45
+    problem["devices"][0]["head"]["16"]["shared_bytes"] = 0
+    for option, head in (("8", 15), ("16", 110)):
+        alone = copy.deepcopy(problem)
+        alone["devices"][0] |= {end: {option: alone["devices"][0][end][option]} for end in ("embedding", "head")}
+        body = plan(alone, gap=0.0)
+        assert body["stages"][0]["bytes"]["head"] == head
+        assert check(alone, body) == []
+        body["stages"][0]["bytes"]["head"] += 1
+        assert f"stage 0: bytes.head is {head + 1}, recomputed {head}" in check(alone, body)
+
+
+@pytest.mark.parametrize(
+    ("part", "option", "shared", "key"),
+    [
+        ("head", "8", 51, r"head\.8\.shared_bytes': is 51, head and embedding can share 50 bytes"),
+        ("embedding", "8", 1, r"embedding\.8\.shared_bytes': only a head has it"),
+        ("options", "4", 1, r"options\.4\.shared_bytes': only a head has it"),
+    ],
+)
+def test_what_cannot_be_shared(part: str, option: str, shared: int, key: str) -> None:
+    problem = one_device()
+    problem["devices"][0][part][option]["shared_bytes"] = shared
+    with pytest.raises(ArtifactError, match=key):
+        Problem.from_document(problem)
+    problem = one_device()
+    del problem["devices"][0]["embedding"]["8"]
+    problem["devices"][0]["head"]["8"]["shared_bytes"] = 1
+    with pytest.raises(ArtifactError, match="there is no embedding at option 8"):
+        Problem.from_document(problem)
+
+
 def test_tied_tables_at_two_options_or_on_two_stages_count_twice(good: dict[str, Any]) -> None:
     problem = rich_problem(tied_embeddings=True)
     body = plan(problem, "llmpq", gap=0.0)

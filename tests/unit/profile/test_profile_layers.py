@@ -22,6 +22,8 @@ from llmpq.quant.options import OUTLIER_COLUMNS, outlier_count, weight_option
 DEVICE = {"name": "cpu-test", "kind": "cpu", "cores": 1, "slowdown": 1.0, "source": "emulated"}
 SETTINGS = {"name": "tiny", "micro_batches": [1, 4], "prompt_tokens": [8, 16], "contexts": [8, 24], "repeats": 2, "warmup": 1}
 OPTIONS = ["16", "8", "w8a8-outlier", "w8a8", "bnb-int8", "bnb-nf4", "4", "3"]
+END_OPTIONS = ["16", "8", "w8a8"]
+ENDS = [("embedding", "16"), ("embedding", "8"), ("head", "16"), ("head", "8"), ("head", "w8a8")]
 
 
 def quietly(_text: str) -> None:
@@ -31,7 +33,7 @@ def quietly(_text: str) -> None:
 @pytest.fixture(scope="module")
 def profiled(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("profile") / "cpu-test.json"
-    return out, profile_device(tiny_llama_dir, "tiny", DEVICE, SETTINGS, out, options=OPTIONS, progress=quietly)
+    return out, profile_device(tiny_llama_dir, "tiny", DEVICE, SETTINGS, out, options=OPTIONS, end_options=END_OPTIONS, progress=quietly)
 
 
 def test_every_part_phase_option_and_shape_is_there_once(profiled: tuple[Path, dict[str, Any]]) -> None:
@@ -42,10 +44,10 @@ def test_every_part_phase_option_and_shape_is_there_once(profiled: tuple[Path, d
     for v in (1, 4):
         for s in (8, 16):
             expected |= {("layer", "prefill", option, v, s, s) for option in OPTIONS}
-            expected |= {("embedding", "prefill", "16", v, s, s), ("head", "prefill", "16", v, s, s), ("overhead", "prefill", "-", v, s, s)}
+            expected |= {(end, "prefill", option, v, s, s) for end, option in ENDS} | {("overhead", "prefill", "-", v, s, s)}
         for t in (8, 24):
             expected |= {("layer", "decode", option, v, 1, t) for option in OPTIONS} | {("overhead", "decode", "-", v, 1, t)}
-        expected |= {("embedding", "decode", "16", v, 1, 24), ("head", "decode", "16", v, 1, 24)}
+        expected |= {(end, "decode", option, v, 1, 24) for end, option in ENDS}
     assert set(found) == expected
     assert len(found) == len(expected)
     for row in document["rows"]:

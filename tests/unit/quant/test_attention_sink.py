@@ -26,7 +26,7 @@ def test_the_attention_sinks_value_is_not_spoilt(real_model_dir: Path, tmp_path:
     calibrate(real_model_dir, windows[:WINDOWS], tmp_path / "c.safetensors", {})
     checkpoint = Checkpoint(real_model_dir)
     tensors, spec = checkpoint.layer(LAYER), checkpoint.spec
-    before = StageModel.load(real_model_dir, None, first_layer=0, options=["32"] * LAYER, has_embedding=True, has_head=False)
+    before = StageModel.load(real_model_dir, None, first_layer=0, options=["32"] * LAYER, embedding="16")
     hidden = before.hidden(torch.tensor(windows[WINDOWS:]))[0]
     inputs = torch.nn.functional.rms_norm(hidden, (spec.hidden,), tensors["attention_norm.weight"], spec.norm_eps)
     values = slice((spec.heads + spec.kv_heads) * spec.head_dim, None)

@@ -119,7 +119,7 @@ def test_ends_and_cache() -> None:
     assert resident_end_bytes(learned, "head", "32") == 49152 * 576 * 4
     assert kv_layer_bytes(spec(), slots=32, capacity=160) == 2 * 32 * 160 * 3 * 64 * 4
     assert kv_layer_bytes(spec(), 1, 1) == 2 * torch.zeros(3, 64).nbytes
-    with pytest.raises(ConfigError, match="look-up"):
-        resident_end_bytes(spec(), "embedding", "8")
+    with pytest.raises(ConfigError, match="the embedding cannot be kept at 'w8a8'; it may have 32, 16, 8"):
+        resident_end_bytes(spec(), "embedding", "w8a8")
     with pytest.raises(ConfigError, match="unknown weight option '5'; known options are 32, 16"):
         stored_linear_bytes("5", 64, 64)

@@ -101,7 +101,7 @@ def test_outlier_columns_are_those_with_the_largest_inputs(group: Path, calibrat
 
 @pytest.mark.parametrize("option", ALL)
 def test_a_stage_runs_from_the_files(group: Path, tiny_llama_dir: Path, option: str) -> None:
-    ends = {"first_layer": 0, "has_embedding": True, "has_head": True}
+    ends = {"first_layer": 0, "embedding": "16", "head": "16"}
     ids = torch.arange(20).view(2, 10)
     model = StageModel.load(tiny_llama_dir, group.parent, options=[option] * 4, **ends)
     exact = StageModel.load(tiny_llama_dir, None, options=["32"] * 4, **ends).logits(ids)

@@ -96,7 +96,10 @@ def _indicator(omega: dict[str, list[float]]) -> dict[str, Any]:
         "reference_option": "4",
         "unit": 123.4,
         "rows": rows,
+        "ends": [{"end": end, "option": "16", "omega": 0.0} for end in ("embedding", "head")],
+        "end_unit": 0.0,
         "seconds": 1.5,
+        "end_seconds": 0.0,
         "peak_bytes": 10**9,
     }
 
@@ -201,7 +204,8 @@ def _serve(plan: dict[str, Any], problem: dict[str, Any], slow: float, source: s
     stages = []
     for stage in plan["stages"]:
         amounts = {key: stage["bytes"][key] for key in ("weights", "kv", "embedding", "head")}
-        entry: dict[str, Any] = {"device": stage["device"], "first_layer": stage["first_layer"], "options": stage["options"]}
+        named = ("device", "first_layer", "options", "embedding_option", "head_option")
+        entry: dict[str, Any] = {key: stage[key] for key in named}
         for phase in ("prefill", "decode"):
             middle = stage[f"{phase}_ms"] * slow * generator.uniform(0.94, 1.05)
             spread = {"p10": 0.96 * middle, "p50": middle, "p90": 1.08 * middle}
@@ -242,10 +246,18 @@ def _quality(plan: dict[str, Any], serve: dict[str, Any], texts: tuple[str, ...]
                 "tokens": 4088,
                 "windows": 8,
                 "nll_windows": windows,
+                "perplexity_low": math.exp(nll - 0.07),
+                "perplexity_high": math.exp(nll + 0.07),
+                "context_tokens": 1,
+                "kl": {"mean": 0.02 * (1 + plan["omega_sum"]), "low": 0.01, "high": 0.05, "windows": [0.02] * 8},
+                "top1": {"mean": 0.94 - 0.02 * index, "low": 0.9, "high": 0.96, "windows": [0.93] * 8},
             }
         )
     options = [option for stage in plan["stages"] for option in stage["options"]]
-    return {"strategy": plan["strategy"], "weights_sha256": serve["weights_sha256"], "options": options, "texts": rows, "seconds": 9.9}
+    ends = {"embedding_option": plan["stages"][0]["embedding_option"], "head_option": plan["stages"][-1]["head_option"]}
+    task = {"task": "continuation", "accuracy": 0.88, "low": 0.8, "high": 0.93, "questions": 100, "chance": 0.25, "seconds": 9.0}
+    found = {"strategy": plan["strategy"], "weights_sha256": serve["weights_sha256"], "options": options}
+    return {**found, **ends, "texts": rows, "tasks": [task], "seconds": 9.9}
 
 
 def _windows(text: str, strategy: str, mean: float) -> list[float]:

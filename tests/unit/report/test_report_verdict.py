@@ -20,7 +20,8 @@ def _entry(strategy: str, rate: float, perplexity: float | None = 20.0, **change
     )
     entry = {
         "strategy": strategy, "tokens_per_s": {"predicted": rate, "measured": rate, "error_percent": 0.0}, "total_s": both,
-        "quality": quality, "goal_ms": {"predicted": 1e6 / rate, "measured": 1e6 / rate, "error_percent": 0.0}, "omega_sum": 0.5,
+        "quality": quality, "from_16_bit": None, "tasks": [], "omega_sum": 0.5,
+        "goal_ms": {"predicted": 1e6 / rate, "measured": 1e6 / rate, "error_percent": 0.0},
         "quality_budget_met": True, "resumed_requests": 0, "planning": {"seconds": 2.0, "gap": 0.0, "status": "optimal", "solver": "glpk"},
     }  # fmt: skip
     return {**entry, **changes}
@@ -139,7 +140,7 @@ def test_a_plan_in_words(tmp_path: Path) -> None:
     inputs = {"problem": paths.problem, "indicator": None, "costs": [], "strategies": ["llmpq"]}
     experiment = load_experiment(paths.directory, **inputs)
     text = decision(experiment.runs[0], experiment)
-    assert text.startswith("llmpq gives fast0 layers 0–17 with the embedding and slow0 layers 18–29 with the head.")
+    assert text.startswith("llmpq gives fast0 layers 0–17 with the embedding at 16 and slow0 layers 18–29 with the head at 16.")
     assert "It keeps 6 layers at 16, 10 at w8a8-outlier, 8 at w8a8 and 6 at 4." in text
     assert "Prompts are read 8 at a time, new tokens are made for 16 requests at a time." in text
 
@@ -150,3 +151,15 @@ def test_every_kind_of_limit_has_a_sentence() -> None:
     texts = limits({"stages": [{"device": "a"}, {"device": "b"}], "binding": binding})
     assert len(set(texts)) == len(kinds)
     assert texts[3] == "Prefill, the link from a to b: nothing else takes longer there."
+
+
+def test_distance_from_16_bit_and_answers_are_said_of_the_focus() -> None:
+    tasks = [
+        {"task": "continuation", "accuracy": 0.8, "low": 0.7, "high": 0.9, "questions": 100, "chance": 0.25},
+        {"task": "lambada_openai", "accuracy": 0.31, "low": 0.3, "high": 0.32, "questions": 5153, "chance": None},
+    ]
+    found = _verdict(_entry("llmpq", 100.0, from_16_bit={"kl": 0.0213, "top1": 0.953}, tasks=tasks), _entry("uniform", 50.0))
+    text = " ".join(found["points"])
+    assert "Its predictions are 0.021 nats a token (KL) from those at 16 bit, with the same first choice at 95 % of the tokens." in text
+    answers = "80 % of 100 questions of continuation (guessing 25 %) and 31 % of 5153 questions of lambada_openai right"
+    assert f"It answers {answers}." in text

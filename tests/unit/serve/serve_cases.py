@@ -23,16 +23,17 @@ from llmpq.serve.batch import serve
 LAYERS, VOCAB = 6, 199
 
 
-def tiny_llama(directory: Path, seed: int = 0) -> Path:
-    """A random Llama of 6 layers with grouped KV heads, saved as safetensors."""
+def tiny_llama(directory: Path, seed: int = 0, **changes: Any) -> Path:
+    """A random Llama of 6 layers with grouped KV heads, saved as safetensors; ``changes`` to its configuration."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB,
-        max_position_embeddings=256, tie_word_embeddings=False, eos_token_id=7, bos_token_id=1, initializer_range=0.4,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(directory)
+    settings = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": VOCAB, "max_position_embeddings": 256, "tie_word_embeddings": False, "eos_token_id": 7, "bos_token_id": 1,
+        "initializer_range": 0.4, **changes,
+    }  # fmt: skip
+    LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(directory)
     return directory
 
 
@@ -47,7 +48,7 @@ def requests(lengths: Sequence[int], new_tokens: Sequence[int] | int, vocab: int
 
 
 def plan_body(
-    spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Sequence[str], slots: int, capacity: int, end_option: str = "32"
+    spec: Any, cut: Sequence[int], sizes: tuple[int, int], options: Sequence[str], slots: int, capacity: int, ends: str = "32"
 ) -> dict[str, Any]:
     """A plan whose stage j has ``cut[j]`` layers, on device d{j}, with ample budgets; figures that serving does not need are round."""
     stages, layer = [], 0
@@ -60,8 +61,8 @@ def plan_body(
                 "options": list(options[layer : layer + count]),
                 "has_embedding": number == 0,
                 "has_head": number == len(cut) - 1,
-                "embedding_option": end_option if number == 0 else None,
-                "head_option": end_option if number == len(cut) - 1 else None,
+                "embedding_option": ends if number == 0 else None,
+                "head_option": ends if number == len(cut) - 1 else None,
                 "bytes": {
                     "weights": 1,
                     "kv": kv,
@@ -153,6 +154,7 @@ class Case:
         slots: int = 0,
         options: Sequence[str] = (),
         quantised: Path | None = None,
+        ends: str = "32",
         **settings: Any,
     ) -> None:
         spec = ModelSpec.from_directory(checkpoint)
@@ -160,8 +162,8 @@ class Case:
         slots = slots or len(rows)
         self.directory, self.checkpoint, self.quantised = directory, checkpoint, quantised
         self.cluster = cluster(len(cut))
-        self.settings = {"slots": slots, "ignore_eos": True, "end_option": "32", "timeout_s": 20, "margins": True, **settings}
-        self.body = plan_body(spec, cut, sizes, options or ["32"] * sum(cut), slots, capacity, self.settings["end_option"])
+        self.settings = {"slots": slots, "ignore_eos": True, "timeout_s": 20, "margins": True, **settings}
+        self.body = plan_body(spec, cut, sizes, options or ["32"] * sum(cut), slots, capacity, ends)
         self.workload = write_workload(directory / "workload.json", rows)
         self.said: list[str] = []
 
@@ -193,7 +195,7 @@ def configuration(case: Case, path: Path, **changes: Any) -> Path:
     config = {
         "name": "test",
         "cluster": {**case.cluster, "link": case.cluster.get("link") or {"delay_ms": 0.0}},
-        "model": {"name": "tiny", "source": "path", "layers": LAYERS, "end_option": case.settings["end_option"]},
+        "model": {"name": "tiny", "source": "path", "layers": LAYERS},
         "workload": {"name": "test", **other, **settings},
         "serve": {
             "name": "test", "schedule": "barrier", "timeout_s": case.settings["timeout_s"], "load_timeout_s": 60,

@@ -47,11 +47,11 @@ def test_every_option_in_one_plan_is_bit_identical_in_any_cut(tmp_path: Path, ti
     results, digests = [], set()
     for name, cut in (("one", [6]), ("two", [4, 2]), ("three", [1, 2, 3])):
         rows = requests(LENGTHS, LIMITS)
-        case = Case(tmp_path / name, tiny_checkpoint, rows, cut, (2, 3), options=options, quantised=folder, end_option="16")
+        case = Case(tmp_path / name, tiny_checkpoint, rows, cut, (2, 3), options=options, quantised=folder, ends="16")
         digests.add(case.serve()["weights_sha256"])
         results.append((case.directory / "requests.jsonl").read_bytes())
     assert results[0] == results[1] == results[2]
-    whole = StageModel.load(tiny_checkpoint, folder, first_layer=0, options=options, has_embedding=True, has_head=True)
+    whole = StageModel.load(tiny_checkpoint, folder, first_layer=0, options=options, embedding="16", head="16")
     assert digests == {whole.weights_digest}
 
 
@@ -170,8 +170,12 @@ def test_buffers_between_the_stages_are_entered_and_are_part_of_the_plans_worksp
         (lambda plan: plan["stages"][1].update(device="d9"), "stage 1 is planned for device d9, the cluster has d0, d1"),
         (lambda plan: plan["stages"][1].update(options=["5"] * 3), "unknown weight option '5'"),
         (lambda plan: plan["stages"][1].update(options=["16/kv8"] * 3), "unknown weight option '16/kv8'"),
-        (lambda plan: plan["stages"][1].update(head_option="8"), "the plan keeps the head at option 8, this runtime at 32"),
-        (lambda plan: plan["stages"][0].update(embedding_option="16"), "the plan keeps the embedding at option 16, this runtime at 32"),
+        (lambda plan: plan["stages"][1].update(head_option="4"), "the plan keeps the head at option 4, this runtime knows 32, 16, 8, w8a8"),
+        (
+            lambda plan: plan["stages"][0].update(embedding_option="w8a8"),
+            "keeps the embedding at option w8a8, this runtime knows 32, 16, 8;",
+        ),
+        (lambda plan: plan["stages"][0].update(embedding_option="8"), "option '8' has to be quantised"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, tiny_checkpoint: Path, change: Any, message: str) -> None:

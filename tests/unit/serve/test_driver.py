@@ -21,7 +21,7 @@ LENGTHS, LIMITS = [5, 9, 17, 12, 3, 30, 21, 8, 1, 26], [4, 12, 12, 3, 1, 7, 12, 
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint: Path) -> StageModel:
     options = ["32"] * serve_cases.LAYERS
-    return StageModel.load(tiny_checkpoint, None, first_layer=0, options=options, has_embedding=True, has_head=True, end_option="32")
+    return StageModel.load(tiny_checkpoint, None, first_layer=0, options=options, embedding="32", head="32")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_the_least_margin_and_its_token_are_recorded(model: StageModel) -> None:
 
 def test_logits_that_are_not_numbers_are_an_error(tiny_checkpoint: Path) -> None:
     options = ["32"] * serve_cases.LAYERS
-    broken = StageModel.load(tiny_checkpoint, None, first_layer=0, options=options, has_embedding=True, has_head=True, end_option="32")
+    broken = StageModel.load(tiny_checkpoint, None, first_layer=0, options=options, embedding="32", head="32")
     broken.layers[2].mlp_norm.weight.fill_(float("nan"))
     with pytest.raises(ServeError, match="request r0: the logits are not finite"):
         drive(broken, serve_cases.requests([4], 2), (1, 1), 1)

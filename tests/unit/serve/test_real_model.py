@@ -78,9 +78,9 @@ def test_fp32_tokens_are_those_of_transformers(tmp_path: Path, real_model_dir: P
 @pytest.mark.slow
 def test_16_bit_tokens_do_not_depend_on_micro_batches_but_for_near_ties(tmp_path: Path, real_model_dir: Path) -> None:
     rows = workload(real_model_dir, [12, 40, 25, 64, 33, 18, 7, 50], 40)
-    one = Case(tmp_path / "one", real_model_dir, rows, [30], (8, 8), options=["16"] * 30, end_option="16")
-    two = Case(tmp_path / "two", real_model_dir, rows, [20, 10], (2, 3), options=["16"] * 30, end_option="16")
-    cut = Case(tmp_path / "cut", real_model_dir, rows, [7, 23], (2, 3), options=["16"] * 30, end_option="16")
+    one = Case(tmp_path / "one", real_model_dir, rows, [30], (8, 8), options=["16"] * 30, ends="16")
+    two = Case(tmp_path / "two", real_model_dir, rows, [20, 10], (2, 3), options=["16"] * 30, ends="16")
+    cut = Case(tmp_path / "cut", real_model_dir, rows, [7, 23], (2, 3), options=["16"] * 30, ends="16")
     for case in (one, two, cut):
         case.serve()
     assert (tmp_path / "two" / "requests.jsonl").read_bytes() == (tmp_path / "cut" / "requests.jsonl").read_bytes()
@@ -99,7 +99,7 @@ def test_16_bit_tokens_do_not_depend_on_micro_batches_but_for_near_ties(tmp_path
 def test_bytes_are_those_of_the_ledger(tmp_path: Path, real_model_dir: Path) -> None:
     """What the processes really grew by is what was entered, plus workspace and the runtime's own."""
     rows = workload(real_model_dir, [64] * 8, 4)
-    case = Case(tmp_path, real_model_dir, rows, [15, 15], (4, 8), options=["16"] * 30, end_option="16")
+    case = Case(tmp_path, real_model_dir, rows, [15, 15], (4, 8), options=["16"] * 30, ends="16")
     for stage in case.serve()["stages"]:
         measured = stage["bytes"]["measured"]
         entered = sum(measured[kind] for kind in ("weights", "kv", "embedding", "head", "transport"))

@@ -8,7 +8,7 @@ import torch
 from serve_cases import LAYERS, VOCAB, Case, requests
 
 from llmpq import artifacts, cli
-from llmpq.evaluate.perplexity import evaluate_quality, plan_end_option, plan_options, write_quality
+from llmpq.evaluate.quality import evaluate_quality, plan_ends, plan_options, write_quality
 from llmpq.quant.files import read_layer, write_layer
 
 OPTIONS = ["4", "8", "16", "w8a8", "4", "8"]
@@ -19,7 +19,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
     """A plan of two stages, served and evaluated: plan.json, serve.json and quality.json in its directory."""
     directory = tmp_path_factory.mktemp("same")
     layers = serve_cases.quantised_layers(tiny_checkpoint, directory / "layers", OPTIONS)
-    case = Case(directory, tiny_checkpoint, requests([5, 7], 3), [2, 4], (1, 2), options=OPTIONS, quantised=layers, end_option="16")
+    case = Case(directory, tiny_checkpoint, requests([5, 7], 3), [2, 4], (1, 2), options=OPTIONS, quantised=layers, ends="16")
     case.serve()
     evaluate(case)
     return case
@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
 def evaluate(case: Case) -> None:
     plan = artifacts.read(case.directory / "plan.json", "plan")
     windows = {"text": torch.randint(0, VOCAB, (1, 16), generator=torch.Generator().manual_seed(0))}
-    body = evaluate_quality(case.checkpoint, case.quantised, plan_options(plan), windows, end_option=plan_end_option(plan), progress=str)
+    body = evaluate_quality(case.checkpoint, case.quantised, plan_options(plan), windows, ends=plan_ends(plan), progress=str)
     write_quality(case.directory / "quality.json", plan, body)
 
 

@@ -18,14 +18,12 @@ def serve_command(case: Case, config: Path, *more: str) -> int:
     return cli.main(["serve", str(plan), *(str(part) for pair in paths.items() for part in pair), *more])
 
 
-def weights(case: Case, end_option: str) -> str:
+def weights(case: Case, ends: str) -> str:
     options = ["32"] * serve_cases.LAYERS
-    return StageModel.load(
-        case.checkpoint, None, first_layer=0, options=options, has_embedding=True, has_head=True, end_option=end_option
-    ).weights_digest
+    return StageModel.load(case.checkpoint, None, first_layer=0, options=options, embedding=ends, head=ends).weights_digest
 
 
-def test_ends_and_margins_are_those_of_the_configuration(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_ends_are_the_plans_and_margins_those_of_the_configuration(tmp_path: Path, tiny_checkpoint: Path) -> None:
     case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 3), [6], (1, 2))
     config = serve_cases.configuration(case, tmp_path / "config.yaml")
     assert serve_command(case, config) == 0
@@ -35,16 +33,10 @@ def test_ends_and_margins_are_those_of_the_configuration(tmp_path: Path, tiny_ch
     assert all(len(row["margins"]) == 3 for row in case.results())
 
 
-def test_ends_other_than_the_plans_are_refused(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 3), [6], (1, 2))
-    config = serve_cases.configuration(case, tmp_path / "config.yaml")
-    assert serve_command(case, config, "--end-option", "16") == 2
-    assert "the plan keeps the embedding at option 32, this runtime at 16" in capsys.readouterr().err
-    assert not (tmp_path / "serve.json").exists()
-    for stage in case.body["stages"]:
-        stage.update(embedding_option="16", head_option="16")
-    assert serve_command(case, config, "--end-option", "16") == 0
-    assert artifacts.read(tmp_path / "serve.json", "serve")["weights_sha256"] == weights(case, "16")
+def test_other_ends_of_the_plan_are_other_weights(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 3), [6], (1, 2), ends="16")
+    assert serve_command(case, serve_cases.configuration(case, tmp_path / "config.yaml")) == 0
+    assert artifacts.read(tmp_path / "serve.json", "serve")["weights_sha256"] == weights(case, "16") != weights(case, "32")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +47,7 @@ def test_ends_other_than_the_plans_are_refused(tmp_path: Path, tiny_checkpoint: 
         (lambda config: config["serve"].update(time_out=3), "time_out"),
         (lambda config: config["cluster"]["types"]["cpu"].update(memory_mib="much"), "memory_mib"),
         (lambda config: config.pop("backend"), "key 'backend' is missing"),
-        (lambda config: config.update(model=[1]), "key 'model' is [1], expected a group of keys"),
+        (lambda config: config.update(backend=[1]), "key 'backend' is [1], expected a group of keys"),
         (lambda config: config.update(sverve={}), "sverve"),
     ],
 )

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError
-from llmpq.evaluate.perplexity import evaluate_quality
+from llmpq.evaluate.quality import evaluate_quality
 from llmpq.indicator.table import write_indicator
 from llmpq.quant.calibrate import calibrate
 from llmpq.quant.quantise import quantise_group

@@ -61,6 +61,14 @@ class Int8Linear(Linear):
         # copies: what a safetensors file hands out may be a view of the file's own pages, and of a whole storage
         self._codes, self._scales = codes.clone().contiguous(), tensors["scales"].to(torch.bfloat16, copy=True)
 
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Rows [..., in] of the weight, fp32, by their numbers [...]: the codes are kept as they are read, so they can be looked up too."""
+        return F.embedding(numbers, self._codes).float().mul_(self._scales[numbers].float().unsqueeze(-1))
+
+    def holds(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether this is the operator of these stored tensors."""
+        return torch.equal(self._codes, tensors["codes"]) and torch.equal(self._scales, tensors["scales"])
+
     def _multiply(self, x: Tensor) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._codes, self._scales).float()
 

@@ -25,6 +25,10 @@ def _on_text(summary: Document, index: int, text: str) -> Figure:
             "tokens_per_s": entry["tokens_per_s"]["measured"],
             "perplexity": entry["quality"][index]["perplexity"],
             "standard_error": entry["quality"][index]["standard_error"],
+            "perplexity_low": entry["quality"][index]["perplexity_low"],
+            "perplexity_high": entry["quality"][index]["perplexity_high"],
+            "kl": (entry["quality"][index]["kl"] or {}).get("mean"),
+            "top1": (entry["quality"][index]["top1"] or {}).get("mean"),
         }
         for entry in summary["strategies"]
     ]
@@ -54,7 +58,7 @@ def _draw(rows: list[Row]) -> go.Figure:
         marker={"size": 13, "opacity": 1, "color": [FOCUS if row["focus"] else OTHER for row in rows],
                 "symbol": ["diamond" if row["focus"] else "circle" for row in rows]},
         hovertext=[f"<b>{label(row['strategy'])}</b> on {label(row['text'])}<br>{number(row['tokens_per_s'])} tokens/s<br>perplexity "
-                   f"{number(row['perplexity'])} ± {number(row['standard_error'], 2)}" for row in rows],
+                   f"{number(row['perplexity'])} ± {number(row['standard_error'], 2)}{_distance(row)}" for row in rows],
     )  # fmt: skip
     figure.update_layout(layout(
         340, margin={"l": 8, "r": 20, "t": 14, "b": 48},
@@ -62,6 +66,10 @@ def _draw(rows: list[Row]) -> go.Figure:
         yaxis=axis(nticks=7, title="perplexity"),
     ))  # fmt: skip
     return figure
+
+
+def _distance(row: Row) -> str:
+    return "" if row["kl"] is None else f"<br>KL from 16 bit {number(row['kl'], 2)}"
 
 
 def _places(rows: list[Row]) -> list[str]:
