@@ -15,6 +15,5 @@ with job(snakemake):
         indicator_files=given.indicators,
         stability_files=given.stability,
         text_files=given.texts,
-        code=snakemake.params.code,
     )
     write_page(page, table, document)

@@ -11,6 +11,7 @@ from llmpq import artifacts
 from llmpq.errors import ConfigError
 from llmpq.model.tokenizer import load_tokenizer
 from llmpq.quant.quantise import read_manifests
+from llmpq.sources import code_digest
 from llmpq.text import token_windows
 from llmpq.validity import study
 from llmpq.validity.measure import LayerBank, Measurements
@@ -27,12 +28,11 @@ def write_validity(
     indicator_files: Sequence[str | Path],
     stability_files: Sequence[str | Path],
     text_files: Sequence[str | Path],
-    code: str = "",
 ) -> dict[str, Any]:
     """Run study ``name`` and write the ``validity`` artifact; returns the document.
 
     ``settings``: as in config/validity.yaml; ``stability_files``: the indicator's scores after other calibrations. What is measured is
-    kept beside ``out`` (``.measured.jsonl``) as it is made; measurements of other weights, texts, settings or ``code`` are made anew.
+    kept beside ``out`` (``.measured.jsonl``) as it is made; measurements of other weights, texts, settings or code are made anew.
     Raises ConfigError naming the key that is wrong.
     """
     started = time.perf_counter()
@@ -52,7 +52,7 @@ def write_validity(
     bank, tokenizer = LayerBank(checkpoint_dir, list(quantised_dirs)), load_tokenizer(checkpoint_dir)
     manifests = [Path(directory) / "manifest.json" for directory in quantised_dirs]
     inputs = [*manifests, *text_files]
-    recipe = artifacts.digest([code, *(artifacts.sha256_file(path) for path in inputs)])
+    recipe = artifacts.digest([code_digest("llmpq.validity.measure"), *(artifacts.sha256_file(path) for path in inputs)])
     measured = {}
     for part in ("rank", "compare"):
         cut = {key: chosen[part][key] for key in ("region", "windows", "tokens")}

@@ -174,12 +174,12 @@ def test_a_run_that_was_killed_outright_does_only_the_rest(tiny_llama_dir: Path,
 
 
 def test_memory_is_bounded_by_the_layer(tmp_path: Path) -> None:
-    """The fp32 weights, and of the largest operator the Hessian, its factor and what making one from the other takes; 64 MiB besides."""
+    """The fp32 weights, and of the largest operator the Hessian, its factor and what making one from the other takes; 96 MiB besides."""
     script = Path(__file__).with_name("measure_quantise.py")
     command = [sys.executable, str(script), str(tmp_path), "768", "3072", "4,8"]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread).stdout)
-    assert found["peak_bytes"] - found["before_bytes"] < found["weight_bytes"] + 4 * found["hessian_bytes"] + 2**26
+    assert found["peak_bytes"] - found["before_bytes"] < found["weight_bytes"] + 4 * found["hessian_bytes"] + 3 * 2**25
 
 
 def test_files_of_other_settings_are_not_taken_over(tiny_llama_dir: Path, calibration: Path, tmp_path: Path) -> None:
