@@ -89,7 +89,7 @@ def test_the_same_files_with_a_loss_below_round_to_nearest(groups: dict[str, Pat
 
 @pytest.mark.parametrize("option", OFFERED)
 def test_a_stage_runs_from_the_files(groups: dict[str, Path], tiny_llama_dir: Path, option: str) -> None:
-    ends = {"first_layer": 0, "has_embedding": True, "has_head": True}
+    ends = {"first_layer": 0, "embedding": "16", "head": "16"}
     ids = torch.arange(20).view(2, 10)
     exact = StageModel.load(tiny_llama_dir, None, options=["32"] * 4, **ends).logits(ids)
     error = (

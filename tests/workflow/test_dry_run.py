@@ -82,7 +82,7 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
         ("results/profiles/default/smollm2-135m-instruct/gpu.json", "unknown device 'gpu'; known: cpu-fast, cpu-large, cpu-slow"),
         ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, solo, trio"),
         ("resources/texts/bible.txt", "unknown text 'bible'; known: wikipedia, news, python-docs"),
-        ("results/quantised/smollm2-135m-instruct/awq/layers-000-014", "unknown quantizer 'awq'; known: gptq, tiny"),
+        ("results/quantised/smollm2-135m-instruct/awq/layers-000-014", "unknown quantizer 'awq'; known: auto-gptq, gptq"),
         (
             "results/quantised/smollm2-135m-instruct/gptq/layers-000-099",
             "unknown group 'layers-000-099' of smollm2-135m-instruct with quantizer gptq; its layers_per_job makes: "
