@@ -18,7 +18,7 @@ from llmpq.model.checkpoint import Checkpoint
 from llmpq.progress import Progress
 from llmpq.quant.auto_gptq import AutoGptq
 from llmpq.quant.calibration import Calibration
-from llmpq.quant.gptq import factorise, gptq, output_loss, refit
+from llmpq.quant.gptq import factorise, gptq_refitted, output_loss
 from llmpq.quant.grid import Grid
 from llmpq.quant.options import GROUP_SIZE
 
@@ -82,8 +82,8 @@ def _compare_layer(checkpoint: Checkpoint, calibration: Calibration, package: Au
         for name in checkpoint.spec.operators():
             weight, hessian = tensors[f"{name}.weight"], calibration.operator(layer, name).hessian
             asked = beside.submit(package.own_weight, weight, hessian, grid, damping=DAMPING, act_order=setting.act_order)
-            found = gptq(weight, factorise(hessian, damping=DAMPING, act_order=setting.act_order), grid)
-            own = refit(weight, found, hessian, grid).dequantised(setting.group_size)
+            factor = factorise(hessian, damping=DAMPING, act_order=setting.act_order)
+            own = gptq_refitted(weight, factor, hessian, grid).dequantised(setting.group_size)
             losses = [output_loss(weight, each, hessian) for each in (own, asked.result())]
             yield Case(setting, layer, name, *losses)
 

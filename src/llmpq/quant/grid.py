@@ -31,11 +31,15 @@ class Steps:
 
 @dataclass(frozen=True)
 class Grid:
-    """Codes ``lowest`` … ``highest`` with one scale per row (``group_size`` 0) or per group of input columns."""
+    """Codes ``lowest`` … ``highest`` with one scale per row (``group_size`` 0) or per group of input columns.
+
+    ``least_range``: no clipping point below that share of the full range is tried.
+    """
 
     bits: int
     group_size: int
     symmetric: bool = True
+    least_range: float = _SHRINK[-1]
 
     @classmethod
     def of(cls, option: WeightOption) -> "Grid":
@@ -49,6 +53,11 @@ class Grid:
     @property
     def highest(self) -> int:
         return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def shrinks(self) -> list[float]:
+        """The shares of the full range that are tried."""
+        return [shrink for shrink in _SHRINK if shrink >= self.least_range] if self.bits < 8 else [1.0]
 
     def steps(self, weights: Tensor, importance: Tensor | None = None) -> Steps:
         """Scales (and offsets) [rows] for ``weights`` [rows, columns].
@@ -75,7 +84,7 @@ class Grid:
         sign = torch.where(high > -low, -1.0, 1.0)  # the largest magnitude belongs on the longer, negative side of the codes
         best = to_bf16((largest / -self.lowest).clamp_min(_SMALLEST_SCALE) * sign)
         least = self._error(weights, best, importance)
-        for shrink in _SHRINK:
+        for shrink in self.shrinks:
             for outermost, direction in ((-self.lowest, sign), (self.highest, sign), (self.highest, -sign)):
                 tried = to_bf16((largest * shrink / outermost).clamp_min(_SMALLEST_SCALE) * direction)
                 error = self._error(weights, tried, importance)
@@ -90,7 +99,7 @@ class Grid:
         floor = (middle.abs() * _OFFSET_ROUNDING).clamp_min(_SMALLEST_SCALE)
         best: Steps | None = None
         least = torch.empty(0)
-        for shrink in _SHRINK if self.bits < 8 else _SHRINK[:1]:
+        for shrink in self.shrinks:
             scales = to_bf16(torch.maximum(span * shrink / (self.highest - self.lowest), floor))
             offsets = to_bf16(middle + scales / 2)
             if best is None or best.offsets is None:

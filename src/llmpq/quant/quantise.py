@@ -20,7 +20,7 @@ from llmpq.quant.bytes import resident_layer_bytes
 from llmpq.quant.calibration import Calibration, InputStatistics
 from llmpq.quant.dequantise import dequantise
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
-from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq, output_loss, refit
+from llmpq.quant.gptq import HessianFactor, Quantised, factorise, gptq_refitted, output_loss
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import WeightOption, outlier_count, weight_option
@@ -169,8 +169,8 @@ class _LayerWork:
                 raise LlmpqError("auto-gptq cannot keep columns in fp32; leave this option out, or take method gptq")
             how = {key: self.settings[key] for key in ("damping", "act_order", "static_groups")}
             return self._package.quantise(weight, factors.hessian, grid, **how)
-        found = gptq(weight, factors.keeping(kept), grid, static_groups=self.settings["static_groups"])
-        return refit(weight, found, factors.hessian, grid)
+        static = self.settings["static_groups"]
+        return gptq_refitted(weight, factors.keeping(kept), factors.hessian, grid, static_groups=static)
 
     def _kept(self, option: WeightOption, statistics: InputStatistics) -> tuple[int, ...]:
         """The columns with the largest inputs seen in calibration (LLM.int8, section 3.2), ascending."""

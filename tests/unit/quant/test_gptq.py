@@ -1,6 +1,7 @@
 """GPTQ against brute force and against its own definition."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from quant_cases import random_weight
 from torch import Tensor
 
 from llmpq.errors import LlmpqError
-from llmpq.quant.gptq import Quantised, factorise, gptq, output_loss, refit
+from llmpq.quant.gptq import Quantised, factorise, gptq, gptq_refitted, output_loss, refit
 from llmpq.quant.grid import Grid, to_bf16
 from llmpq.quant.rtn import rtn
 
@@ -116,6 +117,24 @@ def test_refitted_steps_lose_less_and_are_what_bf16_holds(grid: Grid) -> None:
         old, new = (output_loss(weight[row : row + 1], each.dequantised(grid.group_size)[row : row + 1], h) for each in (found, fitted))
         assert new <= old * (1 + 1e-5)
     assert loss(weight, fitted, grid, h) < 0.99 * loss(weight, found, grid, h)
+
+
+def test_every_row_keeps_the_better_of_two_clippings() -> None:
+    """Heavy-tailed rows: some do better with the whole range, some clipped; the sum is below that of either way."""
+    h, grid = hessian(96), Grid(4, 0, symmetric=False)
+    weight = random_weight(200, 96) * torch.exp(random_weight(200, 96))
+    factor = factorise(h, damping=0.01)
+    found = gptq_refitted(weight, factor, h, grid)
+    ways = [replace(grid, least_range=share) for share in (0.0, 0.88)]
+    apart = [refit(weight, gptq(weight, factor, way), h, way) for way in ways]
+
+    def losses(one: Quantised) -> torch.Tensor:
+        error = one.dequantised(0) - weight
+        return ((error @ h) * error).sum(1)
+
+    expected = torch.minimum(*(losses(one) for one in apart))
+    torch.testing.assert_close(losses(found), expected)
+    assert float(expected.sum()) < 0.999 * min(float(losses(one).sum()) for one in apart)
 
 
 def test_one_refitted_scale_by_hand() -> None:
