@@ -115,6 +115,7 @@ def one_more_device(problem: Document, draw: random.Random) -> Document:
 def one_more_end_option(problem: Document, draw: random.Random) -> Document:
     device, end = draw.choice(problem["devices"]), draw.choice(ENDS)
     part = copy.deepcopy(draw.choice(list(device[end].values())))
+    part.pop("shared_bytes", None)  # the other end has no option 3
     device[end]["3"] = {**part, "resident_bytes": part["resident_bytes"] // 2}
     problem["end_options"].append("3")
     for entry in problem["end_omega"].values():
