@@ -18,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounding", choices=("deterministic", "stochastic"), default="deterministic", help="variance: rounding assumed")
     parser.add_argument("--moment", choices=("variance", "second"), default="variance", help="variance: moment of the inputs")
+    parser.add_argument("--seed", type=int, default=0, help="random: which draw (default: %(default)s)")
     parser.add_argument(
         "--options", default="16,8,w8a8-outlier,w8a8,4,3", help="weight options, separated by commas (default: %(default)s)"
     )
     parser.add_argument("--ends", type=Path, metavar="DIR", help="directory of the quantised embedding and head")
-    parser.add_argument("--end-options", default="16", help="options of embedding and head, separated by commas (default: %(default)s)")
+    parser.add_argument("--end-options", help="options of embedding and head, separated by commas (default: 16; with --ends 16,8,w8a8)")
     parser.add_argument("--model", default="model", help="name to record (default: %(default)s)")
     parser.add_argument("--quantizer", default="gptq", help="name of the quantizer entry to record (default: %(default)s)")
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         indicator={"name": args.method, "method": args.method, "rounding": args.rounding, "moment": args.moment, "seed": args.seed},
         options=_names(args.options),
         ends_dir=args.ends,
-        end_options=_names(args.end_options),
+        end_options=_names(args.end_options or ("16,8,w8a8" if args.ends else "16")),
     )
     print(args.out)
     return 0

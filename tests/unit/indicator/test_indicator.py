@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmpq import artifacts
+from llmpq import artifacts, cli
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.indicator import gptq_loss, gradient, variance
 from llmpq.indicator.base import Damages, QuantisedLayer, Source, Walk
@@ -279,3 +279,17 @@ def test_ends_are_scored_by_the_divergence_of_the_served_model_over_that_of_unif
     assert other["ends"] == document["ends"]
     with pytest.raises(ArtifactError, match=r"no file embedding\.8\.safetensors"):
         write_indicator(tmp_path / "k.json", indicator={"name": "mine", "method": "random", "seed": 3}, **made, end_options=["8"])
+
+
+def test_the_command_scores_layers_and_the_ends_that_it_is_given(made: dict[str, Any], tmp_path: Path) -> None:
+    quantise_ends(made["checkpoint_dir"], tmp_path / "ends", options=["8", "w8a8"])
+    call = ["indicator", made["checkpoint_dir"], made["calibration_file"], *made["quantised_dirs"], "--options", ",".join(CHOSEN)]
+    call += ["--method", "random", "--seed", 3]
+    found = []
+    for ends in ([], ["--ends", tmp_path / "ends"]):
+        assert cli.main([str(part) for part in [*call, "--out", tmp_path / "i.json", *ends]]) == 0
+        found.append(artifacts.read(tmp_path / "i.json", "indicator"))
+    expected = write_indicator(tmp_path / "j.json", indicator={"name": "random", "method": "random", "seed": 3}, **made)
+    assert found[0]["rows"] == found[1]["rows"] == expected["rows"]
+    assert [(row["end"], row["option"]) for row in found[0]["ends"]] == [("embedding", "16"), ("head", "16")]
+    assert {("embedding", "8"), ("head", "8"), ("head", "w8a8")} < {(row["end"], row["option"]) for row in found[1]["ends"]}
