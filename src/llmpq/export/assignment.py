@@ -53,7 +53,7 @@ class Assignment:
             if option not in _ENDS:
                 raise ExportError(
                     f"{self.label}: the {end} at option '{option}' cannot be exported to {target.name}: readers keep it unquantised; "
-                    "choose 16 for embedding and head"
+                    'plan with 16 alone for embedding and head (model.end_options=["16"])'
                 )
         if spec.tied_embeddings and self.embedding_option != self.head_option:
             raise ExportError(

@@ -17,9 +17,6 @@ from llmpq.quant.dequantise import signed_codes
 from llmpq.quant.options import WeightOption, weight_option
 from llmpq.quant.packing import pack
 
-_OWN_KERNELS = ("float", "fp16", "int8", "int8-grouped", "int8-dynamic", "int4", "int3", "int2")
-"""Kernels whose options are codes times scales or plain weights; anything else is a format of its own."""
-
 _WORD_BYTES = 4
 
 
@@ -34,8 +31,8 @@ class Target(ABC):
 
     def refusal(self, option: WeightOption) -> str | None:
         """Why ``option`` cannot be written and what to choose instead, as the end of a sentence; None where it can."""
-        if option.kernel not in _OWN_KERNELS:
-            return f"its weights are in a format of their own ({option.kernel}); choose 4 or 8"
+        if option.package:
+            return f"its weights are in a format of {option.package}; choose {option.bits}"
         if option.outliers:
             return "its outlier columns stay in fp32 beside the codes, which no checkpoint format holds; choose 8"
         if not option.symmetric:

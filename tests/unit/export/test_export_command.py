@@ -14,8 +14,8 @@ from llmpq import artifacts, cli
 from llmpq.errors import LlmpqError
 from llmpq.export import write
 from llmpq.export.assignment import Assignment
+from llmpq.export.targets import TARGETS
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.options import WeightOption
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +115,20 @@ def test_what_a_format_cannot_express_is_refused_with_a_way_out(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_option_with_a_kernel_of_its_own_is_refused(case: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmpq.quant import options
-
-    monkeypatch.setitem(options.OPTIONS, "nf4", WeightOption("nf4", 4, 64, True, 16, "nf4"))
-    with pytest.raises(LlmpqError, match=r"its weights are in a format of their own \(nf4\); choose 4 or 8"):
-        case.export("compressed-tensors", tmp_path / "out", options=("16", "nf4", "16"))
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("option", "instead"), [("bnb-int8", "8"), ("bnb-nf4", "4")])
+def test_options_of_another_package_are_refused(case: Exported, tmp_path: Path, target: str, option: str, instead: str) -> None:
+    expected = rf"option '{option}' cannot be exported to {target}: its weights are in a format of bitsandbytes; choose {instead}$"
+    with pytest.raises(LlmpqError, match=expected):
+        case.export(target, tmp_path / "out", options=("16", option, "16"))
 
 
 def test_ends_other_than_16_and_32_are_refused(case: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     eight = plan(case, tmp_path / "plan.json", embedding_option="8", head_option="8")
     assert export(case, eight, "--to", "compressed-tensors", tmp_path / "out") == 2
-    assert "the embedding at option '8' cannot be exported to compressed-tensors: readers keep it unquantised" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the embedding at option '8' cannot be exported to compressed-tensors: readers keep it unquantised" in told
+    assert told.strip().endswith('; plan with 16 alone for embedding and head (model.end_options=["16"])')
     with pytest.raises(LlmpqError, match="embedding and head are one tensor, but kept at 16 and 32 bits; choose the same for both"):
         case.export("gptq", tmp_path / "out", head_option="32")
 
