@@ -5,14 +5,13 @@ with ``datasets``. Fetched by its path: the configuration name ``allenai--c4``, 
 and PTB's loading script is no longer run by ``datasets``, so its converted file is taken.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmpq.errors import ConfigError, LlmpqError
+from llmpq.errors import ConfigError, LlmpqError, first_line
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,12 @@ def benchmark_text(name: str, source: str | Path = "") -> str:
 
 
 def _from_hub(name: str, text: HubText) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
     try:
         return Path(hf_hub_download(text.repository, text.path, repo_type="dataset", revision=text.revision))
     except Exception as error:  # the hub client raises dozens of kinds, all meaning: not to be had
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-        reason = "HF_HUB_OFFLINE is set, and it is not in the cache" if offline else _first_line(error)
+        reason = "HF_HUB_OFFLINE is set, and it is not in the cache" if constants.HF_HUB_OFFLINE else first_line(error)
         raise LlmpqError(
             f"text '{name}' cannot be had from the Hugging Face hub ({reason}): download {text.url} elsewhere and set "
             f"evaluate.sources.{name} to the file, or choose packaged texts in evaluate.texts"
@@ -108,7 +106,7 @@ def _read(text: HubText, file: Path, kind: str, where: str) -> Iterable[str]:
     except LlmpqError:
         raise
     except Exception as error:  # pyarrow, json, gzip and datasets each have their own
-        raise LlmpqError(f"{file}: cannot be read as {kind} ({_first_line(error)}); {where} needs a copy of {text.url}") from None
+        raise LlmpqError(f"{file}: cannot be read as {kind} ({first_line(error)}); {where} needs a copy of {text.url}") from None
 
 
 def _cell(row: Mapping[str, Any], columns: tuple[str, ...], file: Path, where: str) -> str:
@@ -116,7 +114,3 @@ def _cell(row: Mapping[str, Any], columns: tuple[str, ...], file: Path, where: s
         if isinstance(row.get(column), str):
             return str(row[column])
     raise LlmpqError(f"{file}: no column '{columns[0]}' with text ({where}); it has: {', '.join(map(str, row))}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

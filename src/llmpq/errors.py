@@ -3,6 +3,11 @@
 from typing import Any
 
 
+def first_line(error: BaseException) -> str:
+    """What another package's error says, in one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class LlmpqError(Exception):
     """Something the user can mend: the message says what was wrong, where, and what to do."""
 

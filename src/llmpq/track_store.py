@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts
-from llmpq.errors import LlmpqError
+from llmpq.errors import LlmpqError, first_line
 
 _NOT_RESULT = ("tracking", "suite", "strategies")  # parts of the configuration that change no result of a strategy
 
@@ -28,7 +28,7 @@ def one_message() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise LlmpqError(f"MLflow cannot be used: {without_password(str(error).splitlines()[0])}") from None
+        raise LlmpqError(f"MLflow cannot be used: {without_password(first_line(error))}") from None
 
 
 def without_password(text: str) -> str:

@@ -56,7 +56,6 @@ def test_c4_is_its_first_1100_documents(tmp_path: Path) -> None:
 
 
 def test_offline_the_file_and_the_key_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(LlmpqError) as told:

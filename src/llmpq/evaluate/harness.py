@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from llmpq.errors import ConfigError, LlmpqError
+from llmpq.errors import ConfigError, LlmpqError, first_line
 from llmpq.evaluate.choice import Request, log_likelihoods
 from llmpq.evaluate.intervals import wilson
 from llmpq.model.stage import StageModel
@@ -89,10 +89,9 @@ def _load(name: str, split: str, source: str) -> Any:
         loaded = known.load([spec])["tasks"]
         return next(iter(loaded.values()))
     except Exception as error:  # datasets and the hub client raise dozens of kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LlmpqError(
-            f"the data of task '{name}' (key 'evaluate.tasks') are not to be had ({reason}); download them where there is network and set "
-            f"evaluate.sources.{name} to the file (split {split}), or list the task 'continuation' alone"
+            f"the data of task '{name}' (key 'evaluate.tasks') are not to be had ({first_line(error)}); download them where there is network "
+            f"and set evaluate.sources.{name} to the file (split {split}), or list the task 'continuation' alone"
         ) from None
 
 

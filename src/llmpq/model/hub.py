@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmpq.errors import first_line
 from llmpq.model.config_file import ModelError
 from llmpq.model.pickled import PICKLE, PICKLE_INDEX
 from llmpq.model.weights import INDEX, SINGLE
@@ -28,5 +29,4 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
                 f"the hub model '{name}' (revision {revision or 'main'}) is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE "
                 "is set: unset it, or fetch the model where there is a network"
             ) from None
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"the hub model '{name}' cannot be downloaded ({reason}); check name, revision and network") from None
+        raise ModelError(f"the hub model '{name}' cannot be downloaded ({first_line(error)}); check name, revision and network") from None

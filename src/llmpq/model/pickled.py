@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llmpq.artifacts import dumps
+from llmpq.errors import first_line
 from llmpq.model.config_file import ModelError
 from llmpq.model.weights import INDEX, SINGLE, read_index
 
@@ -64,8 +65,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             "nothing in it was run. Get the model as safetensors"
         ) from None
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: not a complete file of torch.save ({why}); download the model again") from None
+        raise ModelError(f"{path}: not a complete file of torch.save ({first_line(error)}); download the model again") from None
     wrong = None if isinstance(found, dict) else f"holds a {type(found).__name__}"
     if wrong is None:
         odd = next((name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, Tensor)), None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from llmpq.errors import LlmpqError
+from llmpq.errors import LlmpqError, first_line
 from llmpq.model.config_file import ModelError
 
 _SLOW_FILES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
@@ -38,5 +38,4 @@ def make_fast(directory: Path) -> None:
         found = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
         found.backend_tokenizer.save(str(directory / "tokenizer.json"))
     except Exception as error:  # of many kinds, all meaning: these files do not make a tokenizer
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{directory}: its tokenizer files do not make a fast tokenizer ({why}); {advice}") from None
+        raise ModelError(f"{directory}: its tokenizer files do not make a fast tokenizer ({first_line(error)}); {advice}") from None

@@ -15,7 +15,7 @@ from enum import IntEnum
 import torch
 import torch.distributed as dist
 
-from llmpq.errors import ServeError
+from llmpq.errors import ServeError, first_line
 
 HEADER_BYTES = 128
 _ALIGNMENT = 64  # of the float block: what vectorised kernels like
@@ -179,7 +179,7 @@ def _start(operation: object, payload: torch.Tensor, peer: int) -> dist.Work:
     try:
         return operation(payload, peer)  # type: ignore[operator]
     except RuntimeError as error:
-        raise PeerError(peer, f"stage {peer} is gone: {_first_line(error)}") from None
+        raise PeerError(peer, f"stage {peer} is gone: {first_line(error)[:300]}") from None
 
 
 def _wait(work: dist.Work, peer: int, timeout_s: float) -> None:
@@ -190,8 +190,4 @@ def _wait(work: dist.Work, peer: int, timeout_s: float) -> None:
             raise PeerError(
                 peer, f"no answer from stage {peer} for {timeout_s:g} s (serve.timeout_s); it hangs or is far too slow"
             ) from None
-        raise PeerError(peer, f"the connection to stage {peer} was lost: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+        raise PeerError(peer, f"the connection to stage {peer} was lost: {first_line(error)[:300]}") from None
