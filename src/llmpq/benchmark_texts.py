@@ -77,7 +77,7 @@ def _from_hub(name: str, text: HubText) -> Path:
         reason = "HF_HUB_OFFLINE is set, and it is not in the cache" if constants.HF_HUB_OFFLINE else first_line(error)
         raise LlmpqError(
             f"text '{name}' cannot be had from the Hugging Face hub ({reason}): download {text.url} elsewhere and set "
-            f"evaluate.sources.{name} to the file, or choose packaged texts in evaluate.texts"
+            f"evaluate.sources.{name} to the file (llmpq prepare: --source FILE), or choose packaged texts in evaluate.texts"
         ) from None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llmpq import cli
 from llmpq.benchmark_texts import BENCHMARK_TEXTS
 from llmpq.config_evaluate import BENCHMARK_TEXTS as CONFIGURED
 from llmpq.config_evaluate import PACKAGED_TEXTS as CONFIGURED_PACKAGED
@@ -84,3 +85,12 @@ def test_what_is_no_copy_of_the_file_is_refused_by_its_key(tmp_path: Path) -> No
             prepare_text("c4", tmp_path / "out.txt", tmp_path / source)
     with pytest.raises(LlmpqError, match="text 'news' comes from a package"):
         prepare_text("news", tmp_path / "out.txt", other)
+
+
+def test_the_command_takes_a_local_copy_of_a_text_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "copy.txt").write_text("One.\nTwo.\n", encoding="utf-8")
+    given = ["--source", str(tmp_path / "copy.txt"), "--out", str(tmp_path / "out.txt")]
+    assert cli.main(["prepare", "--text", "c4", *given]) == 0
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "One. Two."
+    assert cli.main(["prepare", "--model", "opt-13b", *given]) == 2
+    assert "--source goes with --text" in capsys.readouterr().err

@@ -9,7 +9,7 @@ HELP = "perplexity of the very weights that a plan serves, their distance from 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="the prepared checkpoint")
-    parser.add_argument("texts", type=Path, nargs="+", help="text files")
+    parser.add_argument("texts", type=Path, nargs="+", help="text files, for example resources/texts/news.txt")
     parser.add_argument("--plan", type=Path, help="plan.json whose assignment to evaluate")
     parser.add_argument("--option", help="evaluate one option in all layers instead of a plan")
     parser.add_argument(
@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folder of layer groups and ends, or those to use (not needed for options 32 and 16)",
+        help="folders of layers and ends (for example results/quantised/NAME/gptq results/quantised/NAME/ends); without them options "
+        "16 and 32 are read from the checkpoint",
     )
     parser.add_argument(
         "--ends",
@@ -26,15 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --option: options of embedding and head (default: 16 16, and 32 32 with --option 32)",
     )
     parser.add_argument("--out", type=Path, help="where to write quality.json (with --plan)")
-    parser.add_argument("--region", type=float, nargs=2, default=[0.5, 1.0], metavar=("FROM", "TO"), help="the part of each text to use")
-    parser.add_argument("--windows", type=int, default=8, help="windows per text, spread evenly; 0: all that the region holds")
-    parser.add_argument("--window-tokens", type=int, default=512)
+    parser.add_argument(
+        "--region", type=float, nargs=2, default=[0.5, 1.0], metavar=("FROM", "TO"), help="the part of each text to use (default: 0.5 1)"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=8, help="windows per text, spread evenly; 0: all that the region holds (default: %(default)s)"
+    )
+    parser.add_argument("--window-tokens", type=int, default=512, help="tokens in each (default: %(default)s)")
     parser.add_argument("--stride", type=int, help="score the last so many tokens of a window, the others are context (default: all)")
     parser.add_argument(
-        "--reference", type=Path, metavar="FILE", help="compare with the 16-bit model, kept in FILE (made and written where it is missing)"
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="compare with this model at 16 bit, kept in FILE (made and written where it is missing)",
     )
     parser.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="continuation, lambada_openai, piqa, arc_easy")
-    parser.add_argument("--news", type=Path, default=Path("resources/texts/news.txt"), help="text of the task continuation")
+    parser.add_argument(
+        "--sources", nargs="+", default=[], metavar="TASK=FILE", help="local data of lm-eval's tasks (default: from the Hugging Face hub)"
+    )
+    parser.add_argument(
+        "--news", type=Path, default=Path("resources/texts/news.txt"), help="text of the task continuation (default: %(default)s)"
+    )
     parser.add_argument("--questions", type=int, help="of each task (default: 100 of continuation, all of the others)")
 
 
@@ -57,14 +70,15 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.checkpoint)
     cut = {"windows": args.windows or None, "tokens": args.window_tokens, "stride": args.stride}
     texts = {path.stem: torch.tensor(scored_windows(tokenizer, path, args.region, **cut)) for path in args.texts}
-    tasks = make_tasks(args.tasks, tokenizer, news=args.news, region=args.region, questions=args.questions)
+    asked = {"news": args.news, "region": args.region, "questions": args.questions, "sources": dict(map(_source, args.sources))}
+    tasks = make_tasks(args.tasks, tokenizer, **asked)
     ends = plan_ends(plan) if plan else tuple(args.ends or ["32" if args.option == "32" else "16"] * 2)
     reference = _reference(args, texts) if args.reference else None
     found: dict[str, Any] = {"stride": args.stride, "reference": reference, "tasks": tasks}
     body = evaluate_quality(args.checkpoint, args.quantised, options, texts, ends=ends, **found)
     _show(body)
     if plan and args.out:
-        write_quality(args.out, plan, body, inputs=[args.plan, *args.texts])
+        write_quality(args.out, plan, body, inputs=[args.plan, *args.texts, *([args.reference] if args.reference else [])])
     return 0
 
 
@@ -83,6 +97,15 @@ def _check(args: argparse.Namespace) -> None:
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise LlmpqError(f"two of the texts are called '{twice}', by which quality.json lists them; rename one")
+
+
+def _source(given: str) -> tuple[str, str]:
+    from llmpq.errors import LlmpqError
+
+    task, separator, file = given.partition("=")
+    if not separator:
+        raise LlmpqError(f"--sources is given '{given}'; expected TASK=FILE")
+    return task, file
 
 
 def _reference(args: argparse.Namespace, texts: dict[str, Any]) -> Any:

@@ -7,8 +7,10 @@ HELP = "write the weights of a plan as a checkpoint of another format, without q
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", type=Path, nargs="?", metavar="PLAN.json", help="the plan whose options to export")
-    parser.add_argument("--option", help="in place of a plan: one option in all layers")
+    parser.add_argument(
+        "plan", type=Path, nargs="?", metavar="PLAN.json", help="the plan whose options to export; its embedding and head must be at 16"
+    )
+    parser.add_argument("--option", help="in place of a plan: one option in all layers, embedding and head at 16")
     parser.add_argument(
         "--to",
         nargs=2,
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folder of the layer groups, or the groups to use; without it options 16 and 32 are read from the checkpoint",
+        help="folders of layers (for example results/quantised/NAME/gptq); without them options 16 and 32 are read from the checkpoint",
     )
     parser.add_argument(
         "--same-as",

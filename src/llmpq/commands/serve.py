@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folder of layer groups and ends, or those to use; without it options 16 and 32 are read from the checkpoint",
+        help="folders of layers and ends (for example results/quantised/NAME/gptq results/quantised/NAME/ends); without them options "
+        "16 and 32 are read from the checkpoint",
     )
     parser.add_argument("--problem", type=Path, metavar="PROBLEM.json", help="check that the plan was made for this problem")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where requests.jsonl, serve.json and timeline.json go")

@@ -90,8 +90,8 @@ def _load(name: str, split: str, source: str) -> Any:
         return next(iter(loaded.values()))
     except Exception as error:  # datasets and the hub client raise dozens of kinds
         raise LlmpqError(
-            f"the data of task '{name}' (key 'evaluate.tasks') are not to be had ({first_line(error)}); download them where there is network "
-            f"and set evaluate.sources.{name} to the file (split {split}), or list the task 'continuation' alone"
+            f"the data of task '{name}' (key 'evaluate.tasks') are not to be had ({first_line(error)}); download them where there is "
+            f"network and set evaluate.sources.{name} to the file (split {split}), or list the task 'continuation' alone"
         ) from None
 
 

@@ -31,21 +31,22 @@ OPTION = "16"
 
 @dataclass(frozen=True)
 class Reference:
-    """Windows [w, t] and final hidden states [w, scored, h] by text, of the 16-bit model; ``seconds`` that it took."""
+    """Windows [w, t] and final hidden states [w, scored, h] by text, of the 16-bit model; ``seconds`` that it took, ``file`` it is in."""
 
     ids: Mapping[str, Tensor]
     hidden: Mapping[str, Tensor]
     weights_sha256: str
     seconds: float
+    file: str = "the reference"
 
     def states(self, text: str, windows: Tensor, stride: int | None) -> Tensor:
         """The hidden states of ``text``; ArtifactError where they are of other windows or another stride."""
         ids, hidden = self.ids.get(text), self.hidden.get(text)
-        again = "delete the reference and make it again"
+        again = "delete it and make it again"
         if ids is None or hidden is None:
-            raise ArtifactError(f"the reference has no text '{text}' ({', '.join(self.ids)}); {again}")
+            raise ArtifactError(f"{self.file}: has no text '{text}' ({', '.join(self.ids)}); {again}")
         if not torch.equal(ids.long(), windows) or hidden.shape[1] != scored_tokens(windows.shape[1], stride):
-            raise ArtifactError(f"the reference of '{text}' is of other windows than those to be scored; {again}")
+            raise ArtifactError(f"{self.file}: its windows of '{text}' are other than those to be scored; {again}")
         return hidden
 
 
@@ -99,7 +100,7 @@ def read_reference(path: str | Path) -> Reference:
     if info.get("schema") != SCHEMA or info.get("version") != VERSION:
         raise ArtifactError(f"{path}: not a reference of this version of llmpq; delete it and make the reference again")
     parts = {part: {name.removesuffix(f".{part}"): each for name, each in tensors.items() if name.endswith(f".{part}")} for part in _PARTS}
-    return Reference(parts["ids"], parts["hidden"], info["weights_sha256"], info["seconds"])
+    return Reference(parts["ids"], parts["hidden"], info["weights_sha256"], info["seconds"], str(path))
 
 
 _PARTS = ("ids", "hidden")

@@ -71,7 +71,9 @@ def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: 
     """A layer or end at options that need no quantiser (``32``, ``16``) from canonical checkpoint tensors (Checkpoint.layer …)."""
     known = weight_option(option)
     if known.quantised:
-        raise ConfigError(f"option '{option}' has to be quantised; only 32 and 16 come straight from a checkpoint")
+        raise ConfigError(
+            f"option '{option}' has to be quantised, only 32 and 16 come straight from a checkpoint; give its files (--quantised)"
+        )
     kept: dict[str, dict[str, Tensor]] = {}
     for name in operators:
         weight = tensors[f"{name}.weight"]

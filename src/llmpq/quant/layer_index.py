@@ -65,7 +65,8 @@ def find_layer_file(folders: Folders, place: Place, option: str) -> Path:
         groups = (path for path in root.glob(f"*/{name}") if not path.parent.name.startswith(".") and path.parent.suffix != ".partial")
         found += [path for path in (root / name, *sorted(groups)) if path.is_file()]
     if not found:
-        raise ArtifactError(f"{where}: no file {name} in it or in its groups; quantise {place_name(place)} at option '{option}'")
+        known = ", or name the folder of quantised ends as well" if isinstance(place, str) else ""
+        raise ArtifactError(f"{where}: no file {name} in it or in its groups; quantise {place_name(place)} at option '{option}'{known}")
     if len(found) > 1:
         raise ArtifactError(
             f"{where}: {place_name(place)} at option '{option}' is there twice, {found[0]} and {found[1]}; "

@@ -98,14 +98,15 @@ def test_divergence_is_that_of_the_logits_and_nothing_at_16_bit(tiny_llama_dir: 
 
 def test_a_reference_of_something_else_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
     texts = {"a": torch.zeros(1, 8, dtype=torch.long)}
-    reference = make_reference(tiny_llama_dir, texts, progress=lambda _: None)
+    write_reference(tmp_path / "16.safetensors", make_reference(tiny_llama_dir, texts, progress=lambda _: None))
+    reference = read_reference(tmp_path / "16.safetensors")
     for other, words in (
-        ({"b": texts["a"]}, r"has no text 'b' \(a\)"),
-        ({"a": texts["a"] + 1}, "'a' is of other windows"),
+        ({"b": texts["a"]}, r"16\.safetensors: has no text 'b' \(a\)"),
+        ({"a": texts["a"] + 1}, "its windows of 'a' are other than those to be scored; delete it"),
     ):
         with pytest.raises(ArtifactError, match=words):
             evaluate_quality(tiny_llama_dir, None, ["16"] * 4, other, reference=reference)
-    with pytest.raises(ArtifactError, match="'a' is of other windows"):
+    with pytest.raises(ArtifactError, match="its windows of 'a' are other than those to be scored; delete it"):
         evaluate_quality(tiny_llama_dir, None, ["16"] * 4, texts, reference=reference, stride=3)
     with pytest.raises(ArtifactError, match="no such file; make the reference first"):
         read_reference(tmp_path / "gone.safetensors")
@@ -165,7 +166,7 @@ def test_weights_that_give_no_number_are_named() -> None:
 
 @pytest.mark.real_model
 def test_the_real_model_reads_english(real_model_dir: Path) -> None:
-    """fp32 perplexity of SmolLM2-135M on Wikipedia is 16 to 19 by region (toolchain's figures); 510 tokens put it between 8 and 35."""
+    """fp32 perplexity of SmolLM2-135M on Wikipedia is 16 to 19 by region; 510 tokens put it between 8 and 35."""
     text = real_model_dir.parents[2] / "texts" / "wikipedia.txt"
     windows = torch.tensor(token_windows(load_tokenizer(real_model_dir), text, (1 / 3, 0.5), windows=2, tokens=256))
     body = evaluate_quality(real_model_dir, None, ["16"] * 30, {"wikipedia": windows}, progress=lambda line: None)

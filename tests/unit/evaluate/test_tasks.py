@@ -10,6 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from llmpq import cli
 from llmpq.errors import ConfigError, LlmpqError
 from llmpq.evaluate.choice import Question, Request, log_likelihoods, multiple_choice
 from llmpq.evaluate.continuation import CHOICE_WORDS, CONTEXT_WORDS, continuation_questions
@@ -123,6 +124,23 @@ def test_what_is_missing_is_told_before_a_model_is_loaded(tokenizer: Tokenizer, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=r"key 'evaluate.sources.piqa': .*gone.jsonl is no file ending in .parquet"):
         make_tasks(["piqa"], tokenizer, sources={"piqa": str(tmp_path / "gone.jsonl")})
+
+
+def test_the_command_shows_quality_and_answers(
+    write_llama: Callable[..., Path], tokenizer: Tokenizer, news: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, reference = write_llama(tmp_path / "served", max_position_embeddings=512), tmp_path / "16.safetensors"
+    tokenizer.save(str(directory / "tokenizer.json"))
+    call = ["evaluate", directory, news, "--option", "32", "--windows", 2, "--window-tokens", 32, "--reference", reference, "--news", news]
+    asked = ["--tasks", "continuation", "--questions", 4]
+    assert cli.main([str(part) for part in [*call, *asked]]) == 0
+    shown = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert shown == ["news", "news", "continuation"]
+    assert reference.is_file()
+    assert cli.main([str(part) for part in [*call, "--tasks", "piqa", "--sources", "piqa"]]) == 2
+    assert "--sources is given 'piqa'; expected TASK=FILE" in capsys.readouterr().err
+    assert cli.main([str(part) for part in [*call, "--stride", 8]]) == 2
+    assert "16.safetensors: its windows of 'news' are other than those to be scored" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["lambada_openai", "piqa", "arc_easy"])

@@ -94,7 +94,10 @@ def test_a_stopped_run_goes_on_and_other_weights_are_done_again(
 def test_what_an_end_cannot_be_is_refused(folder: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the embedding is looked up: it is kept at 32, 16, 8, not 'w8a8'"):
         make_table("w8a8", read_layer(folder / "head.w8a8.safetensors").operators["head"])
-    with pytest.raises(ArtifactError, match=r"no file head\.8\.safetensors in it or in its groups; quantise the head at option '8'"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"no file head\.8\.safetensors in it or in its groups; quantise the head at option '8', or name the folder of q",
+    ):
         find_layer_file(tmp_path, "head", "8")
     with pytest.raises(ArtifactError, match=r"key 'layer' of its header is 'head', expected 'embedding'"):
         read_layer(folder / "head.8.safetensors", "embedding", "8")
