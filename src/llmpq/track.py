@@ -23,6 +23,7 @@ _PARENT_PARAMETERS = ("model", "cluster", "workload", "quantizer", "indicator", 
 _STAGE_PARAMETERS = {
     "plan": ["planner"],
     "serve": ["serve", "backend"],
+    "reference": ["evaluate"],
     "evaluate": ["evaluate"],
     "profile": ["profile"],
     "links": ["profile"],
@@ -165,6 +166,7 @@ def _note(files: Iterable[StageFile], strategy: str) -> str:
     for stage in document["stages"]:
         options = stage["options"]
         counts = ", ".join(f"{options.count(option)} × {option}" for option in dict.fromkeys(options))
+        counts += "".join(f", {end} at {stage[f'{end}_option']}" for end in ("embedding", "head") if stage[f"{end}_option"])
         last = stage["first_layer"] + len(options) - 1
         lines.append(f"- {stage['device']}: layers {stage['first_layer']} to {last}, {counts}; {stage['bytes']['total'] / 2**20:.0f} MiB")
     return "\n".join(lines)

@@ -24,7 +24,16 @@ PLAN = {
     "objective_ms": 4000.0,
     "micro_batch": {"prefill": 2, "decode": 4},
     "certificate": {"seconds": 0.5, "gap": 0.0, "bound": 4000.0},
-    "stages": [{"device": "fast0", "first_layer": 0, "options": ["16", "4"], "bytes": {"total": 2**20}}],
+    "stages": [
+        {
+            "device": "fast0",
+            "first_layer": 0,
+            "options": ["16", "4"],
+            "embedding_option": "8",
+            "head_option": None,
+            "bytes": {"total": 2**20},
+        }
+    ],
 }
 SERVE = {
     "schema": "llmpq.serve",
@@ -161,7 +170,7 @@ def test_a_run_for_each_strategy_with_the_final_figures_and_one_for_what_they_sh
     assert parent.params["strategy"] == "llmpq"
     assert parent.params["cluster.members.slow0.device"] == "cpu-slow"
     assert parent.params["quantizer.options"] == "16, w8a8, 4"
-    assert "fast0: layers 0 to 1, 1 × 16, 1 × 4" in parent.tags["mlflow.note.content"]
+    assert "fast0: layers 0 to 1, 1 × 16, 1 × 4, embedding at 8; 1 MiB" in parent.tags["mlflow.note.content"]
     for (strategy, stage), run in found.items():
         if stage:
             assert run.data.tags["mlflow.parentRunId"] == found[strategy, None].info.run_id

@@ -52,8 +52,9 @@ rule track:
         costs=device_files("results/cost/{profile}/{model}/{device}.json"),
         links=for_experiment("results/links/{profile}/{cluster}.json"),
         calibration=for_experiment(CALIBRATION),
-        quantised=quantised_layers,
+        quantised=quantised_weights,
         indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
+        reference=if_compared("results/references/{model}/{evaluate}.safetensors"),
     output:
         f"{EXPERIMENT}/mlflow.json",
     log:
