@@ -90,7 +90,7 @@ def catalogue_problem(
         "devices": devices,
         "links": link_table(cluster["members"], kinds, float(cluster["ethernet_gbit_s"])),
         "omega": stand_in.omega(shape.layers, options),
-        **({"end_omega": stand_in.end_omega(end_options)} if len(end_options) > 1 else {}),
+        **({"end_omega": ends} if any((ends := stand_in.end_omega(end_options)).values()) else {}),
         "objective": dict(DEFAULT_OBJECTIVE if objective is None else objective),
     }
 

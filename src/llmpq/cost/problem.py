@@ -8,7 +8,7 @@ from typing import Any
 from llmpq import artifacts
 from llmpq.cost.latency import LatencyModel
 from llmpq.cost.link import fit_links
-from llmpq.cost.tables import ENDS, TOKEN_BYTES, Shape, device_tables
+from llmpq.cost.tables import TOKEN_BYTES, Shape, device_tables
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.model.spec import ModelSpec, RopeSpec
 from llmpq.quant import bytes as quant_bytes
@@ -182,7 +182,7 @@ def _omega(indicator: Mapping[str, Any], layers: int, options: Iterable[str]) ->
 def _end_omega(indicator: Mapping[str, Any], options: Sequence[str]) -> dict[str, dict[str, float]]:
     found = {(row["end"], row["option"]): float(row["omega"]) for row in indicator["ends"]}
     tables: dict[str, dict[str, float]] = {}
-    for end in ENDS:
+    for end in quant_bytes.ENDS:
         offered = options_of_end(end, options)
         missing = [option for option in offered if (end, option) not in found and weight_option(option).quantised]
         if missing:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from llmpq.cost.workspace import workspace_bytes
 from llmpq.errors import ArtifactError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant import bytes as quant_bytes
+from llmpq.quant.bytes import ENDS
 from llmpq.quant.options import OPTIONS, options_of_end, weight_option
 
 MIB = 2**20
-ENDS: tuple[quant_bytes.End, ...] = get_args(quant_bytes.End)
 TOKEN_BYTES = 8  # token ids travel back as int64
 MESSAGES_PER_LINK = 2  # buffers at each end of a link between stages: one moves while the other is computed
 MESSAGE_HEADER_BYTES = 256

@@ -7,9 +7,8 @@ from typing import Any
 from llmpq import planless
 from llmpq.export.target import ExportError, Target
 from llmpq.model.spec import ModelSpec
+from llmpq.quant.bytes import ENDS
 from llmpq.quant.options import WeightOption, weight_option
-
-_ENDS = ("16", "32")
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class Assignment:
                 raise ExportError(
                     f"{self.label}: layer {layers[0]}{others} at option '{name}' cannot be exported to {target.name}: {reason}"
                 )
-        for end in ("embedding", "head"):
+        for end in ENDS:
             option = getattr(self, f"{end}_option")
-            if option not in _ENDS:
+            if weight_option(option).quantised:
                 raise ExportError(
                     f"{self.label}: the {end} at option '{option}' cannot be exported to {target.name}: readers keep it unquantised; "
                     'plan with 16 alone for embedding and head (model.end_options=["16"])'

@@ -17,8 +17,7 @@ from llmpq.errors import ArtifactError
 from llmpq.indicator.base import Source, Walk
 from llmpq.indicator.divergence import divergence
 from llmpq.model.ends import Embedding, Head
-from llmpq.quant.bytes import End
-from llmpq.quant.ends import ENDS
+from llmpq.quant.bytes import ENDS, End
 from llmpq.quant.files import LayerTensors, plain_layer, read_layer
 from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.kernels.table import make_table

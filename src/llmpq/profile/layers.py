@@ -28,7 +28,7 @@ from llmpq.profile.machine import QuietCheck, identity, pinned, quietest_cores
 from llmpq.profile.statistics import summary_ms
 from llmpq.profile.workspace import peak_temporary_bytes
 from llmpq.progress import time_left
-from llmpq.quant.ends import ENDS
+from llmpq.quant.bytes import ENDS
 from llmpq.quant.options import options_of_end
 
 OPTIONS = ("16", "8", "w8a8-outlier", "w8a8", "4", "3")

@@ -7,7 +7,7 @@ count a little less: pages of FBGEMM's padding that were never touched are not b
 import functools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from llmpq.errors import ConfigError
 from llmpq.quant.kernels.groups import kernel_groups
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmpq.model.spec import ModelSpec
 
 End = Literal["embedding", "head"]
+ENDS: tuple[End, ...] = get_args(End)
 
 FLOAT_BYTES, SCALE_BYTES, OFFSET_BYTES, COLUMN_INDEX_BYTES = 4, 2, 2, 4
 KV_BYTES = 4

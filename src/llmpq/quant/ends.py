@@ -7,14 +7,14 @@ its columns by; and for the head it is enough (docs/log.md has perplexities).
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
 from llmpq import artifacts
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.progress import Progress
-from llmpq.quant.bytes import End, resident_end_bytes
+from llmpq.quant.bytes import ENDS, End, resident_end_bytes
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, tensors_sha256, write_layer
 from llmpq.quant.grid import Grid
 from llmpq.quant.layer_index import layer_file_name
@@ -22,8 +22,6 @@ from llmpq.quant.options import WeightOption, options_of_end, weight_option
 from llmpq.quant.quantise import stored_tensors
 from llmpq.quant.resume import finished, model_name, resumable
 from llmpq.quant.rtn import rtn
-
-ENDS: tuple[End, ...] = get_args(End)
 
 
 def rounded_end(tensors: Mapping[str, Tensor], end: End, option: WeightOption) -> LayerTensors:
