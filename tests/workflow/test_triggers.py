@@ -51,6 +51,8 @@ def test_every_group_of_an_experiment_is_in_the_table() -> None:
         ("results/profiles/default/smollm2-135m-instruct/cpu-slow.json", ["from_profile"]),
         ("results/indicators/smollm2-135m-instruct/gptq/residual-error.json", ["from_indicator"]),
         ("results/quantised/smollm2-135m-instruct/gptq/layers-000-014", ["from_quantise"]),
+        ("results/quantised/smollm2-135m-instruct/ends", ["quantise_ends", "from_indicator"]),
+        ("results/references/smollm2-135m-instruct/perplexity.safetensors", ["reference", "evaluate", "report", "track"]),
     ],
 )
 def test_a_deleted_result_runs_its_rule_and_what_follows(editable_copy: Path, path: str, rules: list[str]) -> None:
@@ -81,6 +83,8 @@ def test_an_experiment_beside_a_finished_one_shares_its_results(up_to_date: Path
         ("report/page.py", ["report", "track"]),
         ("profile/layers.py", ["from_profile"]),
         ("indicator/variance.py", ["from_indicator"]),
+        ("evaluate/reference.py", ["reference", "evaluate", "report", "track"]),
+        ("evaluate/continuation.py", ["evaluate", "report", "track"]),
     ],
 )
 def test_an_edited_source_file_runs_the_stages_that_use_it(need_run: NeedRun, sources: Path, file: str, rules: list[str]) -> None:
