@@ -31,6 +31,7 @@ NEEDED_FOR = {
     "pandas": "the report",
     "plotly": "the report's pictures",
     "bitsandbytes": "options bnb-int8 and bnb-nf4",
+    "datasets": "texts wikitext2, ptb and c4",
 }
 
 
@@ -93,6 +94,23 @@ def _packages() -> Iterator[Finding]:
         wanted = pinned.get(name, version)
         same = version.split("+")[0] == wanted
         yield Finding("packages", "ok" if same else "note", f"{name} {version}" + ("" if same else f", tested with {wanted}"))
+    yield from _optional()
+
+
+def _optional() -> Iterator[Finding]:
+    """What only some settings need; its absence is a note."""
+    from llmpq.errors import LlmpqError
+    from llmpq.quant.auto_gptq import AutoGptq
+
+    try:
+        yield Finding("packages", "ok", f"lm_eval {metadata.version('lm_eval')}")
+    except metadata.PackageNotFoundError:
+        needed = "tasks lambada_openai, piqa and arc_easy; pip install -r requirements-lm-eval.txt"
+        yield Finding("packages", "note", f"lm_eval: not there, needed for {needed}")
+    try:
+        yield Finding("packages", "ok", f"auto-gptq {AutoGptq().version}, in an environment of its own")
+    except LlmpqError as error:
+        yield Finding("packages", "note", str(error))
 
 
 def _pinned() -> dict[str, str]:
