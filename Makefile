@@ -73,7 +73,7 @@ clean: ## Remove everything that make made: environments, results, prepared mode
 comma := ,
 space := $(subst ,, )
 # Tests that keep one core busy and time nothing: a process each. All others run one after the other, on a machine of their own.
-SIDE_BY_SIDE := $(addprefix tests/,lp $(addprefix unit/,bench cost export indicator plan quant report simulate validity))
+SIDE_BY_SIDE := $(addprefix tests/,lp $(addprefix unit/,bench cost evaluate export indicator plan quant report simulate validity))
 TEST_DATA := resources/models/smollm2-135m-instruct/model.json $(addprefix resources/texts/,wikipedia.txt news.txt)
 
 # The environment is ready once everything of requirements.txt is in it; a changed list installs what changed.
