@@ -65,11 +65,11 @@ def make_reference(
     model = StageModel.load(checkpoint_dir, None, first_layer=0, options=options, embedding=OPTION, head=OPTION)
     done, hidden = Progress("reference", sum(len(windows) for windows in texts.values()), progress), {}
     for name, windows in texts.items():
-        states = []
-        for window in windows:
-            states.append(scored_hidden(model, window, scored_tokens(windows.shape[1], stride)).clone())
+        scored = scored_tokens(windows.shape[1], stride)
+        hidden[name] = torch.empty(len(windows), scored, model.spec.hidden)
+        for states, window in zip(hidden[name], windows, strict=True):
+            states.copy_(scored_hidden(model, window, scored))
             done.step(f"windows of {name}")
-        hidden[name] = torch.stack(states)
     return Reference(dict(texts), hidden, model.weights_digest, round(time.perf_counter() - started, 3))
 
 
