@@ -41,6 +41,8 @@ def evaluate_quality(
     states = {name: reference.states(name, windows, stride) for name, windows in texts.items()} if reference else {}
     model = StageModel.load(checkpoint_dir, quantised_dir, first_layer=0, options=list(options), embedding=ends[0], head=ends[1])
     judge = StageModel.load(checkpoint_dir, None, first_layer=0, options=[], head=OPTION) if reference and ends[1] != OPTION else model
+    if reference is not None:
+        reference.check_head(judge.digest_lines[-1])
     windows_done, rows = Progress("perplexity", sum(len(windows) for windows in texts.values()), progress), []
     for name, windows in texts.items():
 

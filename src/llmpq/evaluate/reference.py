@@ -24,18 +24,20 @@ from llmpq.evaluate.perplexity import scored_hidden, scored_tokens
 from llmpq.model.stage import StageModel
 from llmpq.progress import Progress
 
-SCHEMA, VERSION = "llmpq.reference", 1
+SCHEMA, VERSION = "llmpq.reference", 2
 OPTION = "16"
 """The option of every layer of the reference, and of its embedding and head."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Windows [w, t] and final hidden states [w, scored, h] by text, of the 16-bit model; ``seconds`` that it took, ``file`` it is in."""
+    """Windows [w, t] and final hidden states [w, scored, h] by text, of the 16-bit model; ``head`` its StageModel.digest_lines' last, which
+    tells whose states these are; ``seconds`` that it took, ``file`` it is in."""
 
     ids: Mapping[str, Tensor]
     hidden: Mapping[str, Tensor]
     weights_sha256: str
+    head: str
     seconds: float
     file: str = "the reference"
 
@@ -48,6 +50,11 @@ class Reference:
         if not torch.equal(ids.long(), windows) or hidden.shape[1] != scored_tokens(windows.shape[1], stride):
             raise ArtifactError(f"{self.file}: its windows of '{text}' are other than those to be scored; {again}")
         return hidden
+
+    def check_head(self, head: str) -> None:
+        """ArtifactError where the 16-bit head by which the states are to be read is another model's."""
+        if head != self.head:
+            raise ArtifactError(f"{self.file}: is of another model; give a file of this one, or delete it and make it again")
 
 
 def make_reference(
@@ -70,7 +77,7 @@ def make_reference(
         for states, window in zip(hidden[name], windows, strict=True):
             states.copy_(scored_hidden(model, window, scored))
             done.step(f"windows of {name}")
-    return Reference(dict(texts), hidden, model.weights_digest, round(time.perf_counter() - started, 3))
+    return Reference(dict(texts), hidden, model.weights_digest, model.digest_lines[-1], round(time.perf_counter() - started, 3))
 
 
 def write_reference(out: str | Path, reference: Reference) -> None:
@@ -81,6 +88,7 @@ def write_reference(out: str | Path, reference: Reference) -> None:
         "schema": SCHEMA,
         "version": VERSION,
         "weights_sha256": reference.weights_sha256,
+        "head": reference.head,
         "seconds": reference.seconds,
     }
     with artifacts.atomic_path(out) as temporary:
@@ -100,7 +108,7 @@ def read_reference(path: str | Path) -> Reference:
     if info.get("schema") != SCHEMA or info.get("version") != VERSION:
         raise ArtifactError(f"{path}: not a reference of this version of llmpq; delete it and make the reference again")
     parts = {part: {name.removesuffix(f".{part}"): each for name, each in tensors.items() if name.endswith(f".{part}")} for part in _PARTS}
-    return Reference(parts["ids"], parts["hidden"], info["weights_sha256"], info["seconds"], str(path))
+    return Reference(parts["ids"], parts["hidden"], info["weights_sha256"], info["head"], info["seconds"], str(path))
 
 
 _PARTS = ("ids", "hidden")

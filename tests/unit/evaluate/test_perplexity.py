@@ -1,6 +1,7 @@
 """Perplexity: equal to transformers' own loss, worked out by hand on a toy, and never of other weights than the plan's."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_divergence_is_that_of_the_logits_and_nothing_at_16_bit(tiny_llama_dir: 
     assert other["kl"]["low"] <= other["kl"]["mean"] <= other["kl"]["high"]
 
 
-def test_a_reference_of_something_else_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_a_reference_of_something_else_is_refused(tiny_llama_dir: Path, write_llama: Callable[..., Path], tmp_path: Path) -> None:
     texts = {"a": torch.zeros(1, 8, dtype=torch.long)}
     write_reference(tmp_path / "16.safetensors", make_reference(tiny_llama_dir, texts, progress=lambda _: None))
     reference = read_reference(tmp_path / "16.safetensors")
@@ -108,6 +109,10 @@ def test_a_reference_of_something_else_is_refused(tiny_llama_dir: Path, tmp_path
             evaluate_quality(tiny_llama_dir, None, ["16"] * 4, other, reference=reference)
     with pytest.raises(ArtifactError, match="its windows of 'a' are other than those to be scored; delete it"):
         evaluate_quality(tiny_llama_dir, None, ["16"] * 4, texts, reference=reference, stride=3)
+    other = write_llama(tmp_path / "other", seed=1)
+    for head in ("16", "32"):
+        with pytest.raises(ArtifactError, match=r"16\.safetensors: is of another model"):
+            evaluate_quality(other, None, ["16"] * 4, texts, ends=("16", head), reference=reference)
     with pytest.raises(ArtifactError, match="no such file; make the reference first"):
         read_reference(tmp_path / "gone.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"cut")

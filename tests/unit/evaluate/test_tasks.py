@@ -26,7 +26,7 @@ VOCABULARY = 96  # of the tiny model
 def tokenizer() -> Tokenizer:
     """A token a character."""
     letters = [chr(32 + n) for n in range(VOCABULARY - 1)]
-    made = Tokenizer(models.WordLevel({letter: n for n, letter in enumerate([*letters, "?"])} | {"<unk>": 95}, unk_token="<unk>"))
+    made = Tokenizer(models.WordLevel({letter: n for n, letter in enumerate([*letters, "<unk>"])}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     return made
 
