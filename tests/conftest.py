@@ -1,6 +1,7 @@
 """Fixtures that several packages share: the real model, and a tiny random one that needs no download and no transformers."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +77,13 @@ def write_llama() -> Callable[..., Path]:
 def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 4-layer Llama checkpoint (hidden 64, 4 heads, 2 KV heads, vocabulary 96)."""
     return write_tiny_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def calibration(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics of the tiny Llama's inputs on 12 random sequences of 32 tokens."""
+    from llmpq.quant.calibrate import calibrate
+
+    draw, path = random.Random(1), tmp_path_factory.mktemp("calibration") / "gptq.safetensors"
+    calibrate(tiny_llama_dir, [[draw.randrange(96) for _ in range(32)] for _ in range(12)], path, {})
+    return path

@@ -1,6 +1,5 @@
 """Run by `make test-oracle`, which builds the package's environment first: our GPTQ against auto-gptq, and auto-gptq as a quantiser."""
 
-import random
 import time
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from llmpq.errors import LlmpqError
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.stage import StageModel
 from llmpq.quant.auto_gptq import AutoGptq
-from llmpq.quant.calibrate import calibrate
 from llmpq.quant.calibration import Calibration
 from llmpq.quant.dequantise import dequantise
 from llmpq.quant.files import read_layer
@@ -48,13 +46,6 @@ def test_every_layer_and_operator_was_compared(cases: list[Case]) -> None:
     assert {(case.layer, case.operator) for case in cases} == {
         (layer, name) for layer in range(30) for name in ("qkv", "o", "gate_up", "down")
     }
-
-
-@pytest.fixture(scope="module")
-def calibration(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    draw, path = random.Random(1), tmp_path_factory.mktemp("calibration") / "gptq.safetensors"
-    calibrate(tiny_llama_dir, [[draw.randrange(96) for _ in range(32)] for _ in range(12)], path, {})
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ from llmpq.errors import ConfigError, InfeasibleError, LlmpqError
 from llmpq.plan.candidate import Assignment, Candidate, build, objective_ms, within_budget
 from llmpq.plan.infeasible import infeasible_error
 from llmpq.plan.offload import offload, offload_block, sentence
+from llmpq.plan.orders import device_orders
 from llmpq.plan.polish import polish
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
-from llmpq.plan.search import MOST, MOST_COMPARED, SearchResult, candidate_count, compared_candidates, search
+from llmpq.plan.search import MOST, MOST_COMPARED, SearchResult, compared_candidates, is_complete, search, some_candidates
 from llmpq.plan.solve import SOLVERS, solver_version
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.why_not import explain_strategy
@@ -105,11 +106,13 @@ def _compared(problem: Problem, seconds: float) -> tuple[list[Candidate], dict[s
     Whether they do is told from the time that the first ones take; all are looked at, too, where the first ones have no plan.
     """
     started = time.monotonic()
-    first = compared_candidates(problem, MOST_COMPARED)
+    first = some_candidates(problem, MOST_COMPARED)
     plans = baseline_plans(problem, first)
     took = time.monotonic() - started
-    whole, none = candidate_count(problem, MOST), all(plan is None for plan in plans.values())
-    if whole <= len(first) or (took * (1 + whole / len(first)) > seconds and not none):
+    if is_complete(problem, MOST_COMPARED) or not is_complete(problem, MOST):
+        return first, plans
+    whole = sum(1 for _ in device_orders(problem)) * len(problem.micro_batches)
+    if took * (1 + whole / len(first)) > seconds and any(plan is not None for plan in plans.values()):
         return first, plans
     every = compared_candidates(problem)
     return every, baseline_plans(problem, every, {"llmpq-transfer": plans["llmpq-transfer"]})

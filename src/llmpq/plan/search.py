@@ -203,14 +203,9 @@ def _search_by_relaxation(run: _Search, candidates: list[Candidate], least: Leas
     return SearchResult(run.best, run.objective, bound, len(candidates), pruned, len(run.solved), run.failed)
 
 
-def compared_candidates(problem: Problem, most: int = MOST) -> list[Candidate]:
-    """What the baselines are chosen from: every device order with every choice of micro-batches, or MOST_COMPARED of more than ``most``."""
-    return some_candidates(problem, most if is_complete(problem, most) else MOST_COMPARED)
-
-
-def candidate_count(problem: Problem, most: int) -> int:
-    """How many candidates there are; of more than about ``most`` none is counted."""
-    return sum(1 for _ in device_orders(problem)) * len(problem.micro_batches) if is_complete(problem, most) else 0
+def compared_candidates(problem: Problem) -> list[Candidate]:
+    """What the baselines are chosen from: every device order with every choice of micro-batches, or some where those are too many."""
+    return some_candidates(problem, MOST if is_complete(problem, MOST) else MOST_COMPARED)
 
 
 def some_candidates(problem: Problem, most: int) -> list[Candidate]:

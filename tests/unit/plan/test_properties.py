@@ -172,7 +172,7 @@ def other_unit_of_memory(problem: Document, draw: random.Random) -> float:
     for device in problem["devices"]:
         device["memory_bytes"] *= factor
         for part in parts_of(device):
-            part["resident_bytes"] *= factor
+            part.update({key: factor * part[key] for key in ("resident_bytes", "shared_bytes") if key in part})
         device["workspace_bytes"] = {
             phase: {size: factor * count for size, count in table.items()} for phase, table in device["workspace_bytes"].items()
         }

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -32,13 +31,6 @@ from llmpq.quant.options import OPTIONS
 from llmpq.quant.quantise import quantise_group, read_manifests
 
 ALL = [option for option in OPTIONS if fits(option, (64, 64))]
-
-
-@pytest.fixture(scope="module")
-def calibration(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    draw, path = random.Random(1), tmp_path_factory.mktemp("calibration") / "gptq.safetensors"
-    calibrate(tiny_llama_dir, [[draw.randrange(96) for _ in range(32)] for _ in range(12)], path, {})
-    return path
 
 
 @pytest.fixture(scope="module")
