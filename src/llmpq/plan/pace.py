@@ -146,8 +146,7 @@ class Pace:
             found: Floats = cost[:, None] + max(node.weight, _LIGHT) * damage[part.omega]
             return found
         start = self.layers - part.size if role == LAST else np.zeros_like(part.size)
-        found = cost + node.weight * damage[part.omega, start]
-        return np.where(part.size == self.layers, found, np.inf) if role == LONE else found
+        return cost + node.weight * damage[part.omega, start]
 
     def least_omega(self, node: Node) -> float:
         """The least Σ omega of all plans of the node whatever their times, exactly; inf where there is none."""

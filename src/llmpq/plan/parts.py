@@ -3,7 +3,7 @@
 Everything of a stage but its neighbours is in its row: layers, embedding or head with their option, overhead, a blocking send.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,13 @@ from llmpq.plan.routes import Routes
 from llmpq.plan.stage_configs import StageConfigs, preferences, run_omega, stage_configs, wanted_bytes
 
 FIRST, MIDDLE, LAST, LONE = range(4)
+# Least and most layers that a stage may have, given those of the model: none is empty.
+SIZES: dict[int, Callable[[int], tuple[int, int]]] = {
+    FIRST: lambda layers: (1, layers - 1),
+    MIDDLE: lambda layers: (1, layers - 2),
+    LAST: lambda layers: (1, layers - 1),
+    LONE: lambda layers: (layers, layers),
+}
 Mask = npt.NDArray[np.bool_]
 
 
@@ -103,12 +110,15 @@ class PartMaker:
         found = {batches: self._parts(batches) for batches in self.problem.micro_batches}
         for c, configs in enumerate(self.configs):
             own = [part for parts in found.values() for part in parts.values() if part.of == c]
-            rows = np.unique(np.concatenate([part.config for part in own])) if own else np.zeros(0, dtype=np.int64)
-            self.damage.append(run_omega(configs, self.omega, rows))
+            used = np.zeros(len(configs.size), dtype=bool)
+            for part in own:
+                used[part.config] = True
+            place = np.cumsum(used) - 1
+            self.damage.append(run_omega(configs, self.omega, np.flatnonzero(used)))
             for parts in found.values():
                 for key, part in parts.items():
                     if part.of == c:
-                        parts[key] = replace(part, omega=np.searchsorted(rows, part.config))
+                        parts[key] = replace(part, omega=place[part.config])
         return found
 
     def _parts(self, batches: MicroBatches) -> Parts:
@@ -118,7 +128,8 @@ class PartMaker:
             heads, embeddings = list(device.head), list(device.embedding)
             for m in followers:
                 found[FIRST, c, m] = self._part(c, batches, [(name,) for name in embeddings], FIRST, m)
-                found[MIDDLE, c, m] = self._part(c, batches, [()], MIDDLE, m)
+                if c in self.routes.between:
+                    found[MIDDLE, c, m] = self._part(c, batches, [()], MIDDLE, m)
             found[LAST, c, -1] = self._part(c, batches, [(name,) for name in heads], LAST, -1)
             found[LONE, c, -1] = self._part(c, batches, [(a, b) for a in embeddings for b in heads], LONE, -1)
         return found
@@ -127,13 +138,16 @@ class PartMaker:
         device, configs = self.device[c], self.configs[c]
         layer = {phase: self._layer_times(c, batches, phase) for phase in PHASES}
         preferred = preferences(self.available[c], [times for both in layer.values() for times in both], self.omega)
+        least, most = SIZES[role](self.problem.layers)
+        sizes = slice(configs.first[least], max(configs.first[most + 1], configs.first[least]))
         pieces = []
         for number, names in enumerate(ends):
             extra = self._of_ends(device, names, role)
             room = device.memory_bytes - self._workspace(c, batches) - self._end_bytes(device, names, role)
             if (c, preferred) not in self.wanted:
                 self.wanted[c, preferred] = wanted_bytes(configs, self.bytes[c], preferred)
-            rows = np.flatnonzero((configs.bytes <= room) & (room < self.wanted[c, preferred]))
+            fits = (configs.bytes[sizes] <= room) & (room < self.wanted[c, preferred][sizes])
+            rows = sizes.start + np.flatnonzero(fits)
             counts, times = configs.counts[rows].astype(float), []
             for phase in PHASES:
                 fixed = self._fixed(device, extra, batches, phase)

@@ -26,7 +26,8 @@ class Step:
 
 
 class Routes:
-    """``steps`` in order of the number of stages used, ``start[f, m]`` the node after a first stage of class f when class m is next."""
+    """``steps`` in order of the number of stages used, ``start[f, m]`` the node after a first stage of class f when class m is next;
+    ``between`` are the classes that work between two others in some order."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -37,6 +38,7 @@ class Routes:
         self.start: dict[tuple[int, int], int] = {}
         self.steps: list[Step] = []
         self._list()
+        self.between = {step.of for step in self.steps if step.target}
 
     def _list(self) -> None:
         level: list[tuple[tuple[int, ...], int]] = []
