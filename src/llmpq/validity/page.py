@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def _page(document: Mapping[str, Any], predictors: Sequence[str], texts: Sequenc
             _table(["predictor", "text", *widths], ranks),
             f"<h2>The best assignment by {html.escape(str(document['settings']['indicator']))} against others of its size</h2><ul>",
             *(f"<li>{html.escape(_sentence(row))}</li>" for row in document["compare"]),
-            "</ul><h2>Measured loss against each predictor</h2>",
+            "</ul>",
+            _table(["beside", "text", "layers by option", "nats a token", "its layers", "its nats a token"], _comparisons(document)),
+            "<h2>Measured loss against each predictor</h2>",
             figures,
             "<h2>Two layers together, and the sum of each alone</h2><p>Added loss in nats a token, all other layers at 16 bits.</p>",
             _table(["option", "layers", "text", "sum of both", "together"], over),
@@ -110,6 +113,16 @@ def _page(document: Mapping[str, Any], predictors: Sequence[str], texts: Sequenc
             "</html>",
         ]
     )
+
+
+def _comparisons(document: Mapping[str, Any]) -> list[list[str]]:
+    def layers(options: Sequence[str]) -> str:
+        return ", ".join(f"{count} at {option}" for option, count in Counter(options).most_common())
+
+    return [
+        [row["rival"], row["text"], layers(row["options"]), f"{row['nll']:.4f}", layers(row["rival_options"]), f"{row['rival_nll']:.4f}"]
+        for row in document["compare"]
+    ]
 
 
 def _calibrations(document: Mapping[str, Any], texts: Sequence[str]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from llmpq.errors import ConfigError
 PLAIN = "16"
 """The yardstick: every layer at 16 bits."""
 
-NEEDED = (PLAIN, "3", "4", "8")
+NEEDED = {"options": (PLAIN, "3", "4", "8"), "choices": ("3", "4", "8")}
 """Options that the comparisons are made of."""
 
 _KEYS: dict[str, type] = {
@@ -20,6 +20,7 @@ _KEYS: dict[str, type] = {
     "indicators": list,
     "indicator": str,
     "options": list,
+    "choices": list,
     "texts": list,
     "widths": list,
     "assignments": int,
@@ -58,9 +59,10 @@ def check_study(settings: Mapping[str, Any], where: str) -> None:
         raise ConfigError(f"{where}: key 'indicator' is '{settings['indicator']}', which is none of 'indicators'")
     if settings["quantizer"] in settings["stability"] or len(set(settings["stability"])) < len(settings["stability"]):
         raise ConfigError(f"{where}: key 'stability' is {settings['stability']}, expected each of the other quantizers once")
-    for option in NEEDED:
-        if option not in settings["options"]:
-            raise ConfigError(f"{where}: key 'options' lacks '{option}', which the comparisons need")
+    for key, needed in NEEDED.items():
+        for option in needed:
+            if option not in settings[key]:
+                raise ConfigError(f"{where}: key '{key}' lacks '{option}', which the comparisons need")
 
 
 def _check_keys(given: Mapping[str, Any], kinds: Mapping[str, type], where: str, prefix: str) -> None:

@@ -105,15 +105,15 @@ def _half_high(model: Model) -> Assignment:
 
 
 def stability(
-    model: Model, measured: Measurements, indicator: str, others: Mapping[str, Omega], texts: Sequence[str]
+    model: Model, measured: Measurements, options: Sequence[str], indicator: str, others: Mapping[str, Omega], texts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What ``indicator`` chooses after other calibrations (quantizer → its omega), beside its choice after the study's own.
+    """What ``indicator`` chooses among ``options`` after other calibrations (quantizer → its omega), beside its own after the study's.
 
     At the bytes of uniform 3, uniform 4 and 5.5 bits: the share of layers with the same option, how many bits their options differ by on
     average, the damage that the study's own omega sees in the other choice over that in its own, and the measured difference of the two
     (both from the study's quantised layers: what the choice alone does).
     """
-    own = model.omegas[indicator]
+    own = {option: model.omegas[indicator][option] for option in options}
     limits = {"uniform 3": ("3",) * model.layers, "uniform 4": ("4",) * model.layers, "5.5 bits": _half_high(model)}
     rows = []
     for (size, one), (quantizer, omega) in itertools.product(limits.items(), others.items()):

@@ -38,16 +38,17 @@ def write_validity(
     started = time.perf_counter()
     check_study(settings, f"study '{name}'")
     chosen = dict(settings)
+    every = list(dict.fromkeys([*chosen["options"], *chosen["choices"]]))
     omegas = {}
     for file in indicator_files:
         document = artifacts.read(file, "indicator")
-        omegas[str(document["indicator"])] = _by_option(document["rows"], chosen["options"], str(file))
+        omegas[str(document["indicator"])] = _by_option(document["rows"], every, str(file))
     others = {}
     for file in stability_files:
         document = artifacts.read(file, "indicator")
         others[str(document["quantizer"])] = _by_option(document["rows"], chosen["options"], str(file))
     rows = read_manifests(quantised_dirs)
-    stored = {option: max(row["stored_bytes"] for (_, each), row in rows.items() if each == option) for option in chosen["options"]}
+    stored = {option: max(row["stored_bytes"] for (_, each), row in rows.items() if each == option) for option in every}
     model = study.Model(omegas, stored, 1 + max(layer for layer, _ in rows))
     bank, tokenizer = LayerBank(checkpoint_dir, list(quantised_dirs)), load_tokenizer(checkpoint_dir)
     manifests = [Path(directory) / "manifest.json" for directory in quantised_dirs]
@@ -64,9 +65,9 @@ def write_validity(
         "name": name,
         "settings": chosen,
         "rank": study.rank(model, measured["rank"], options, chosen["widths"], chosen["assignments"], seed, names),
-        "compare": study.compare(model, measured["compare"], options, chosen["indicator"], seed, names),
+        "compare": study.compare(model, measured["compare"], chosen["choices"], chosen["indicator"], seed, names),
         "pairs": study.pairs(model, measured["rank"], options, chosen["pairs"], seed, names),
-        "stability": study.stability(model, measured["compare"], chosen["indicator"], others, names),
+        "stability": study.stability(model, measured["compare"], options, chosen["indicator"], others, names),
         "seconds": round(time.perf_counter() - started, 3),
     }
     return artifacts.write(out, "validity", body, source="measured", inputs=[*indicator_files, *stability_files, *inputs], config=chosen)

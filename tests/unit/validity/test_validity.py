@@ -167,11 +167,11 @@ def test_a_whole_study(made: dict[str, Any], tmp_path: Path) -> None:
         added = [sum(losses[row["text"]]) / 6 for losses in (own.losses(tuple(plain)), own.losses(tuple(both)))]
         assert row["together"] == pytest.approx(added[1] - added[0])
     same, other = {"same": model.omegas["divergence"]}, {"reversed": {o: v[::-1] for o, v in model.omegas["divergence"].items()}}
-    for row in study.stability(model, own, "divergence", same, texts):
+    for row in study.stability(model, own, OPTIONS, "divergence", same, texts):
         assert (row["same_share"], row["mean_bits_apart"], row["omega_ratio"]) == (1, 0, 1)
         assert row["options"] == row["own_options"]
         assert row["difference"]["a"] == {"value": 0, "low": 0, "high": 0}
-    stable = study.stability(model, own, "divergence", other, texts)
+    stable = study.stability(model, own, OPTIONS, "divergence", other, texts)
     assert [row["size"] for row in stable] == ["uniform 3", "uniform 4", "5.5 bits"]
     for row in stable:
         assert row["omega_ratio"] >= 1
@@ -188,6 +188,7 @@ def test_a_whole_study(made: dict[str, Any], tmp_path: Path) -> None:
     page = (tmp_path / "v.html").read_text(encoding="utf-8")
     assert "Do the indicators tell what options do?" in page
     assert "http" not in page.split("<script")[0]
+    assert "<td>best of 10 at random, 5.5 bits</td>" in page
     assert len((tmp_path / "v.csv").read_text(encoding="utf-8").splitlines()) == 25
     assert "Against uniform 4 on b" in terminal(document)
     assert "Calibrated as reversed, 5.5 bits" in terminal(document)
@@ -207,9 +208,10 @@ def test_the_study_that_ships_is_one() -> None:
         ({"rank": {"region": [0.5, 0.9], "windows": 1, "tokens": 8}}, "key 'compare.region' must begin"),
         ({"rank": {"region": [0.5, 0.9], "tokens": 8}}, "key 'rank.windows' is missing"),
         ({"rank": {"region": [0.9, 0.5], "windows": 1, "tokens": 8}}, "key 'rank.region'"),
-        ({"stability": ["gptq"]}, "key 'stability' is ['gptq'], expected each of the other quantizers once"),
+        ({"stability": ["gptq-fine"]}, "key 'stability' is ['gptq-fine'], expected each of the other quantizers once"),
         ({"indicator": "magic"}, "which is none of 'indicators'"),
         ({"options": ["16", "8", "4"]}, "key 'options' lacks '3'"),
+        ({"choices": ["3", "4"]}, "key 'choices' lacks '8'"),
     ],
 )
 def test_a_study_that_cannot_be_meant(tmp_path: Path, change: dict[str, Any], message: str) -> None:
