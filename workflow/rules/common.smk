@@ -70,7 +70,9 @@ def entry(group, name):
         if found is not None:
             return found
     if group not in ("device", "cluster") and (CONFIG / group / f"{name}.yaml").is_file():  # nobody uses it, but its path may be asked for
-        chosen = {"experiments": CHOSEN[:1], "overrides": [f"{group}={name}", *OVERRIDES]}
+        # A quantizer alone is not timed: whatever it offers is taken as timed.
+        beside = ["profile.options=${quantizer.options}"] if group == "quantizer" else []
+        chosen = {"experiments": CHOSEN[:1], "overrides": [f"{group}={name}", *beside, *OVERRIDES]}
         return next(iter(load_experiments(CONFIG, chosen, CACHE).values()))[group]
     known = {key for each in EXPERIMENTS.values() for key in (each["cluster"]["types"] if group == "device" else [each[group]["name"]])}
     if group not in ("device", "cluster"):
