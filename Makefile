@@ -28,7 +28,7 @@ all: $(READY) ## Run every experiment of config/experiment
 
 test: $(READY) ## Run the tests (the real model is prepared first, once)
 	@$(SNAKEMAKE) $(CORES) -- $(TEST_DATA)
-	pytest -n $(CORES) $(SIDE_BY_SIDE); first=$$?; pytest $(SIDE_BY_SIDE:%=--ignore=%) && exit $$first
+	pytest --durations 12 -n $(CORES) $(SIDE_BY_SIDE); first=$$?; pytest --durations 12 $(SIDE_BY_SIDE:%=--ignore=%) && exit $$first
 
 test-fast: $(READY) ## Run the tests that take seconds
 	pytest -m "not slow and not workflow and not real_model"
