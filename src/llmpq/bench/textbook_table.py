@@ -9,6 +9,7 @@ from llmpq.bench.textbook import extrapolated_s
 
 RATIO = 20.0  # aim: so many times the seconds of our search
 DRAWS = 20  # candidates per row that the comparison is meant to rest on
+EARLY = 0.9  # of the limit: what ends before that, unsolved, was not cut short
 ENDINGS = ("optimal", "infeasible", "feasible", "none")
 ENDING_WORDS = ("solved", "proved to have no plan", "with a plan but no proof", "with no plan found")
 
@@ -71,7 +72,9 @@ def form_sentence(own: Sequence[Record]) -> str:
     for name, statuses in forms.items():
         words = zip(counted(statuses), ENDING_WORDS, strict=True)
         parts.append(f"{name} {', '.join(f'{count} {word}' for count, word in words)}")
-    return f"{len(own)} candidates: {'; '.join(parts)}."
+    early = sum(record.status not in ENDINGS and record.seconds < EARLY * record.time_limit_s for record in own)
+    trouble = f" {early} textbook programs ended before the limit with neither: the solver gave up, its simplex in numerical trouble."
+    return f"{len(own)} candidates: {'; '.join(parts)}.{trouble if early else ''}"
 
 
 def agreement(own: Iterable[Record]) -> str:

@@ -84,6 +84,10 @@ def test_a_sentence_sets_what_was_proved_against_what_was_not_found() -> None:
         "3 candidates: textbook form 1 solved, 0 proved to have no plan, 1 with a plan but no proof, 1 with no plan found; "
         "counts form 3 solved, 0 proved to have no plan, 0 with a plan but no proof, 0 with no plan found."
     )
+    given_up = textbook_table.form_sentence([*drawn, textbook_line(3, 0.5, "unknown")])
+    assert given_up.endswith(
+        "1 textbook programs ended before the limit with neither: the solver gave up, its simplex in numerical trouble."
+    )
 
 
 def test_rows_come_in_the_papers_order() -> None:
