@@ -46,7 +46,10 @@ class DecoderLayer:
             self.head_norm = torch.cat((query, tensors["k_norm.weight"].expand(spec.kv_heads, -1)))
 
     def prefill(self, hidden: Tensor, context: PrefillContext, cache: KeysValues | None = None) -> Tensor:
-        """hidden [rows, tokens, hidden] → the same; keys and values go into ``cache`` [rows, kv_heads, capacity, head_dim] from 0 on."""
+        """hidden [rows, tokens, hidden] → the same; keys and values go into ``cache``.
+
+        ``cache`` is [rows, kv_heads, capacity, head_dim], or of all slots where ``context.slots`` says which are the rows'; filled from 0.
+        """
         return self._around(hidden, lambda x: self._attend_prompt(x, context, cache))
 
     def decode(self, hidden: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
@@ -80,8 +83,9 @@ class DecoderLayer:
     def _attend_prompt(self, x: Tensor, context: PrefillContext, cache: KeysValues | None) -> Tensor:
         queries, keys, values = (part.transpose(1, 2) for part in self._heads(x, context.rotary))
         if cache is not None:
-            cache[0][:, :, : context.tokens] = keys
-            cache[1][:, :, : context.tokens] = values
+            rows = slice(None) if context.slots is None else context.slots
+            cache[0][rows, :, : context.tokens] = keys
+            cache[1][rows, :, : context.tokens] = values
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=context.bias, is_causal=context.bias is None, enable_gqa=self.spec.group > 1
         )

@@ -50,6 +50,7 @@ class PrefillContext:
     tokens: int
     rotary: tuple[Tensor, Tensor] | None
     bias: Tensor | None  # [1, heads, tokens, tokens] with the causal mask in it; None: purely causal
+    slots: Tensor | None = None  # [rows] where in the cache the rows go; None: the cache given is theirs already
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,11 @@ class Positions:
         if self.spec.rope is not None and (self._tables is None or self._tables[0].shape[0] < tokens):
             self._tables = rotary_tables(self.spec.rope, self.spec.head_dim, tokens)
 
-    def prefill(self, tokens: int) -> PrefillContext:
+    def prefill(self, tokens: int, slots: Tensor | None = None) -> PrefillContext:
         """Right padding needs no mask: causal attention never lets a real token see the padding behind it."""
         self.reserve(tokens)
         rotary = None if self._tables is None else (self._tables[0][:tokens], self._tables[1][:tokens])
-        return PrefillContext(tokens, rotary, self._alibi_causal(tokens))
+        return PrefillContext(tokens, rotary, self._alibi_causal(tokens), slots)
 
     def _alibi_causal(self, tokens: int) -> Tensor | None:
         if self._slopes is None:

@@ -70,8 +70,8 @@ class StageModel:
         return StageCache(self.spec, len(self.layers), slots, capacity)
 
     @torch.inference_mode()
-    def prefill(self, inputs: Tensor, cache: StageCache, rows: slice, lengths: Tensor) -> Tensor:
-        """Run the prompts of a micro-batch and fill its ``rows`` (a contiguous slice of slots) of the cache.
+    def prefill(self, inputs: Tensor, cache: StageCache, rows: slice | Tensor, lengths: Tensor) -> Tensor:
+        """Run the prompts of a micro-batch and fill its ``rows`` (a contiguous slice of slots, or their numbers [b]) of the cache.
 
         inputs: ids [b, s] with an embedding, else hidden [b, s, h]; right-padded, ``lengths`` [b] the real tokens (1 … s).
         Returns hidden [b, s, h], or with a head logits [b, vocab] of each row's last real token.
@@ -116,11 +116,12 @@ class StageModel:
             raise ModelError("logits need a stage that holds the head")
         return self.head(hidden)
 
-    def _prompt(self, inputs: Tensor, cache: StageCache | None, rows: slice) -> Tensor:
+    def _prompt(self, inputs: Tensor, cache: StageCache | None, rows: slice | Tensor) -> Tensor:
         tokens = inputs.shape[1]
         if cache is not None and tokens > cache.capacity:
             raise ModelError(f"a prompt of {tokens} tokens does not fit a KV cache of {cache.capacity} tokens per sequence")
-        context = self._positions.prefill(tokens)
+        slots, rows = (None, rows) if isinstance(rows, slice) else (rows, slice(None))
+        context = self._positions.prefill(tokens, slots)
         hidden = inputs if self.embedding is None else self.embedding(inputs, torch.arange(tokens))
         stored = [None] * len(self.layers) if cache is None else cache.views(rows)
         for layer, own in zip(self.layers, stored, strict=True):

@@ -87,7 +87,8 @@ def _figures(
     plan: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], run: Run, options: Settings
 ) -> dict[str, Any]:
     """The part of serve.json that the run has measured."""
-    throughput = results.throughput(plan, reports[0], run.served / len(run.requests))
+    share = run.served / len(run.requests) if options.schedule == plan["schedule"] else None
+    throughput = results.throughput(plan, reports[0], share)
     return {
         "backend": "cpu",
         "schedule": options.schedule,

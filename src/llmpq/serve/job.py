@@ -14,6 +14,7 @@ from llmpq.quant.bytes import kv_layer_bytes
 from llmpq.quant.options import END_OPTIONS
 
 MIB = 1 << 20
+SCHEDULES = ("barrier", "continuous")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Settings:
     margins: bool = False
 
     def __post_init__(self) -> None:
-        if self.schedule != "barrier":
-            raise ServeError(f"serve.schedule is '{self.schedule}'; this runtime knows 'barrier'")
+        if self.schedule not in SCHEDULES:
+            raise ServeError(f"serve.schedule is '{self.schedule}'; this runtime knows {', '.join(SCHEDULES)}")
         if self.slots < 1:
             raise ServeError(f"workload.slots is {self.slots}; at least one request must be resident")
         if not (self.timeout_s > 0 and self.load_timeout_s > 0):
@@ -124,6 +125,7 @@ def stage_jobs(
     shared = {
         "stages": len(plan["stages"]),
         "slots": settings.slots,
+        "schedule": settings.schedule,
         "capacity": capacity,
         "longest_prompt": max(len(request["prompt_tokens"]) for request in requests),
         "sizes": [min(plan["micro_batch"][phase], settings.slots) for phase in ("prefill", "decode")],

@@ -49,13 +49,14 @@ def write_timeline(path: Path, jobs: Sequence[Mapping[str, Any]], reports: Seque
     artifacts.write_text(path, json.dumps(trace, separators=(",", ":"), allow_nan=False) + "\n")
 
 
-def throughput(plan: Mapping[str, Any], report: Mapping[str, Any], share: float) -> dict[str, Any]:
+def throughput(plan: Mapping[str, Any], report: Mapping[str, Any], share: float | None) -> dict[str, Any]:
     """Measured beside predicted seconds and new tokens per second.
 
     ``share`` is the part of the workload's requests that this run served: the plan prices all of them, a run that continues an earlier
-    one is compared with that part of the prediction.
+    one is compared with that part of the prediction. It is None where the plan priced another schedule: then nothing is predicted.
     """
-    predicted = {key: plan["predicted"][key] * share for key in ("prefill_s", "decode_s", "total_s")}
+    keys = ("prefill_s", "decode_s", "total_s")
+    predicted = {key: None if share is None else plan["predicted"][key] * share for key in keys}
     total = report["prefill_s"] + report["decode_s"]
     return {
         "measured": {
@@ -64,7 +65,7 @@ def throughput(plan: Mapping[str, Any], report: Mapping[str, Any], share: float)
             "decode_s": report["decode_s"],
             "total_s": total,
         },
-        "predicted": {"tokens_per_s": plan["predicted"]["tokens_per_s"], **predicted},
+        "predicted": {"tokens_per_s": None if share is None else plan["predicted"]["tokens_per_s"], **predicted},
     }
 
 

@@ -1,6 +1,6 @@
 """The sequences of one micro-batch while they are generated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Sequences:
         self.newest_margins = torch.zeros(rows, dtype=torch.float32)
         self.positions = torch.tensor([len(request["prompt_tokens"]) for request in requests])
         self._requests = requests
-        self._ends = ends
+        self._ends, self._end_ids = ends, frozenset(ends.tolist())
         self._limits = torch.tensor(limits)
         self._first_limit = min(limits)
         self._live = torch.ones(rows, dtype=torch.int64)
@@ -46,26 +46,30 @@ class Sequences:
         finished = torch.nonzero(over & (self._live == 1)).flatten().tolist()
         self._live[over] = 0
         self.unfinished -= len(finished)
-        return [self._record(row) for row in finished]
+        tokens, margins = self._tokens[: self.step], self._margins[: self.step]
+        return [record(self._requests[row], tokens[:, row], margins[:, row], self._end_ids) for row in finished]
 
     def advance(self) -> None:
         """Move the live rows to their next cache position; a finished row keeps its own, so that it never runs out of the cache."""
         self.positions += self._live
 
-    def _record(self, row: int) -> dict[str, Any]:
-        tokens = self._tokens[: self.step, row].tolist()
-        margins = self._margins[: self.step, row]
-        if not bool(torch.isfinite(margins).all()):
-            raise ServeError(f"request {self._requests[row]['id']}: the logits are not finite numbers; the weights or a kernel are broken")
-        least = int(margins.argmin())
-        return {
-            "id": self._requests[row]["id"],
-            "tokens": tokens,
-            "finish_reason": "eos" if tokens[-1] in self._ends.tolist() else "length",
-            "min_margin": float(margins[least]),
-            "min_margin_token": least,
-            "margins": [float(f"{margin:.5g}") for margin in margins.tolist()],
-        }
+
+def record(request: Mapping[str, Any], tokens: torch.Tensor, margins: torch.Tensor, ends: Collection[int]) -> dict[str, Any]:
+    """What is kept of a finished request: its ``tokens`` [n] and their top-2 ``margins`` [n]; ``ends`` are the tokens that end a sequence.
+
+    Raises ServeError where a margin is not finite.
+    """
+    if not bool(torch.isfinite(margins).all()):
+        raise ServeError(f"request {request['id']}: the logits are not finite numbers; the weights or a kernel are broken")
+    found, least = tokens.tolist(), int(margins.argmin())
+    return {
+        "id": request["id"],
+        "tokens": found,
+        "finish_reason": "eos" if found[-1] in ends else "length",
+        "min_margin": float(margins[least]),
+        "min_margin_token": least,
+        "margins": [float(f"{margin:.5g}") for margin in margins.tolist()],
+    }
 
 
 def padded_prompts(requests: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:

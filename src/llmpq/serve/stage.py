@@ -10,7 +10,7 @@ from llmpq.model.cache import StageCache
 from llmpq.model.greedy import greedy
 from llmpq.model.stage import StageModel
 from llmpq.serve.timeline import Call, Timeline
-from llmpq.serve.transport import Header, Kind
+from llmpq.serve.transport import SCATTERED, Header, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,19 @@ class Stage:
     def run(self, header: Header, integers: torch.Tensor, inputs: torch.Tensor) -> Output:
         """One prefill or decode call.
 
-        ``integers`` [rows] are prompt lengths (prefill) or the positions that the new tokens take (decode); ``inputs`` are ids on the
-        first stage ([rows, tokens] or [rows]) and hidden states on the others ([rows, tokens, hidden] or [rows, hidden]).
+        ``integers`` [rows] are prompt lengths (prefill; the slots of scattered rows follow them) or the positions that the new tokens take
+        (decode); ``inputs`` are ids on the first stage ([rows, tokens] or [rows]) and hidden states on the others ([rows, tokens, hidden]
+        or [rows, hidden]).
         """
         if header.measured and not self.timeline.count:
             self.timeline.process_start_s = time.process_time()
-        slots = slice(header.first_slot, header.first_slot + header.rows)
+        slots: slice | torch.Tensor = slice(header.first_slot, header.first_slot + header.rows)
+        lengths = integers
+        if header.first_slot == SCATTERED:
+            lengths, slots = integers.view(2, header.rows)
         with self._emulator.call() as call:
             if header.kind is Kind.PREFILL:
-                values = self._model.prefill(inputs, self._cache, slots, integers)
+                values = self._model.prefill(inputs, self._cache, slots, lengths)
             else:
                 values = self._model.decode(inputs, self._cache, slots, integers)
             if self._chooses:
@@ -58,5 +62,5 @@ class Stage:
             end_s = call.start_s + call.elapsed_s
             self.timeline.add(Call(phase, header.micro_batch, header.step, header.rows, header.tokens, call.start_s, end_s, call.cpu_s))
         if self._chooses:
-            header = Header(Kind.TOKENS, header.micro_batch, header.first_slot, header.rows, 1, header.step, header.measured)
+            header = Header(Kind.TOKENS, header.micro_batch, max(header.first_slot, 0), header.rows, 1, header.step, header.measured)
         return Output(header, integers, values)

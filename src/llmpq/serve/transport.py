@@ -18,6 +18,7 @@ import torch.distributed as dist
 from llmpq.errors import ServeError, first_line
 
 HEADER_BYTES = 128
+SCATTERED = -1
 _ALIGNMENT = 64  # of the float block: what vectorised kernels like
 _MAGIC = 0x6C6C6D7071_01  # "llmpq", version 1 of the wire format
 
@@ -41,7 +42,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``step`` is the index of the token being generated; ``measured`` is false for the warm-up."""
+    """``step`` is the index of the token being generated; ``measured`` is false for the warm-up.
+
+    Rows take the slots from ``first_slot`` on, in prefill any where it is SCATTERED: then their numbers follow the prompt lengths.
+    """
 
     kind: Kind
     micro_batch: int = 0
@@ -54,7 +58,8 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """``integers`` [rows] int64 and ``values`` fp32 [rows, tokens, width], [rows, width] or [rows]; views into a receive buffer."""
+    """``integers`` [rows] int64, twice as many for scattered rows, and ``values`` fp32 [rows, tokens, width], [rows, width] or [rows];
+    views into a receive buffer."""
 
     header: Header
     integers: torch.Tensor
@@ -67,7 +72,7 @@ def _aligned(size: int) -> int:
 
 def message_bytes(rows: int, tokens: int, width: int) -> int:
     """Bytes of the largest message of ``rows`` sequences with ``tokens`` vectors of ``width`` fp32 numbers each."""
-    return HEADER_BYTES + _aligned(8 * rows) + 4 * rows * tokens * width
+    return HEADER_BYTES + _aligned(16 * rows) + 4 * rows * tokens * width
 
 
 class Sender:
@@ -167,8 +172,9 @@ class Receiver:
 def _parse(buffer: torch.Tensor, fields: list[int]) -> Message:
     kind, micro_batch, first_slot, rows, tokens, step, measured, width = fields[1:9]
     header = Header(Kind(kind), micro_batch, first_slot, rows, tokens, step, bool(measured))
-    start = HEADER_BYTES + _aligned(8 * rows)
-    integers = buffer[HEADER_BYTES : HEADER_BYTES + 8 * rows].view(torch.int64)
+    own = 8 * rows * (2 if first_slot == SCATTERED else 1)
+    start = HEADER_BYTES + _aligned(own)
+    integers = buffer[HEADER_BYTES : HEADER_BYTES + own].view(torch.int64)
     shape = (rows, tokens, width) if header.kind is Kind.PREFILL else (rows, width) if width else (rows,)
     count = rows * (tokens if header.kind is Kind.PREFILL else 1) * (width or 1)
     values = buffer[start : start + 4 * count].view(torch.float32).view(shape)

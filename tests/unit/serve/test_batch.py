@@ -280,10 +280,29 @@ def test_more_micro_batches_under_way_than_buffers_do_not_block(tmp_path: Path, 
     assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in alone.results()]
 
 
+@pytest.mark.parametrize(("cut", "sizes"), [([6], (2, 3)), ([2, 4], (1, 2)), ([1, 3, 2], (2, 1))])
+def test_the_continuous_schedule_gives_every_request_its_own_tokens(
+    tmp_path: Path, tiny_checkpoint: Path, cut: list[int], sizes: tuple[int, int]
+) -> None:
+    """Eleven unlike requests through five slots, on one stage and over real links, against each of them alone."""
+    rows = requests([5, 9, 17, 12, 3, 30, 21, 8, 1, 26, 4], [4, 12, 2, 3, 1, 7, 12, 2, 9, 5, 6])
+    case = Case(tmp_path, tiny_checkpoint, rows, cut, sizes, slots=5, schedule="continuous")
+    document = case.serve()
+    assert document["schedule"] == "continuous"
+    assert document["new_tokens"] == sum(row["max_new_tokens"] for row in rows)
+    assert set(document["throughput"]["predicted"].values()) == {None}  # the plan priced the barrier
+    alone = Case(tmp_path / "alone", tiny_checkpoint, rows, [6], (1, 1), slots=1)
+    alone.serve()
+    assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in alone.results()]
+    calls = [call for call in json.loads((tmp_path / "timeline.json").read_text())["traceEvents"] if call["ph"] == "X" and not call["pid"]]
+    phases = [call["cat"] for call in sorted(calls, key=lambda call: call["ts"])]
+    assert "decode" in phases[: len(phases) - phases[::-1].index("prefill")]  # prompts were read between decode calls
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "continuous"}, "serve.schedule is 'continuous'; this runtime knows 'barrier'"),
+        ({"schedule": "random"}, "serve.schedule is 'random'; this runtime knows barrier, continuous"),
         ({"slots": 0}, "workload.slots is 0"),
         ({"timeout_s": 0}, "must be positive"),
         ({"port": 70000}, "backend.port is 70000"),

@@ -1,4 +1,4 @@
-"""The barrier schedule on one stage, in this process: any micro-batches give each request its own greedy tokens."""
+"""Both schedules on one stage, in this process: any micro-batches give each request its own greedy tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from llmpq.emulation import Emulator
 from llmpq.errors import ServeError
 from llmpq.model.stage import StageModel
+from llmpq.serve.continuous import ContinuousDriver
 from llmpq.serve.driver import Driver
 from llmpq.serve.pipeline import Pipeline
 from llmpq.serve.stage import Stage
@@ -46,7 +47,13 @@ def generated(tiny_checkpoint: Path) -> dict[str, list[int]]:
 
 
 def drive(
-    model: StageModel, requests: Sequence[dict[str, Any]], sizes: tuple[int, int], slots: int, ends: Sequence[int] = (), capacity: int = 0
+    model: StageModel,
+    requests: Sequence[dict[str, Any]],
+    sizes: tuple[int, int],
+    slots: int,
+    ends: Sequence[int] = (),
+    capacity: int = 0,
+    kind: type[Driver] = Driver,
 ) -> tuple[dict[str, Any], Stage, list[list[str]]]:
     """Serve the requests; returns records by id, the stage, and the ids of each report of finished requests."""
     records: dict[str, Any] = {}
@@ -61,7 +68,7 @@ def drive(
     capacity = capacity or max(len(request["prompt_tokens"]) + request["max_new_tokens"] for request in requests)
     with torch.inference_mode():
         stage = Stage(model, model.new_cache(slots, capacity), Emulator())
-        driver = Driver(Pipeline(stage, None, None), slots=slots, sizes=sizes, ends=ends, finished=finished, progress=lambda *_: None)
+        driver = kind(Pipeline(stage, None, None), slots=slots, sizes=sizes, ends=ends, finished=finished, progress=lambda *_: None)
         driver.warm_up(requests)
         assert stage.timeline.calls == []
         driver.serve(requests)
@@ -69,13 +76,15 @@ def drive(
     return records, stage, reports
 
 
+@pytest.mark.parametrize("kind", [Driver, ContinuousDriver])
 @pytest.mark.parametrize(
     ("sizes", "slots"), [((1, 1), 10), ((2, 3), 10), ((10, 10), 10), ((3, 7), 10), ((2, 4), 4), ((4, 6), 7), ((1, 3), 1)]
 )
 def test_ragged_requests_get_the_tokens_of_transformers(
-    model: StageModel, generated: dict[str, list[int]], sizes: tuple[int, int], slots: int
+    model: StageModel, generated: dict[str, list[int]], sizes: tuple[int, int], slots: int, kind: type[Driver]
 ) -> None:
-    records, _, _ = drive(model, serve_cases.requests(LENGTHS, LIMITS), (min(sizes[0], slots), min(sizes[1], slots)), slots)
+    own = (min(sizes[0], slots), min(sizes[1], slots))
+    records, _, _ = drive(model, serve_cases.requests(LENGTHS, LIMITS), own, slots, kind=kind)
     assert {name: row["tokens"] for name, row in records.items()} == generated
     assert {row["finish_reason"] for row in records.values()} == {"length"}
 
@@ -89,10 +98,11 @@ def test_calls_are_the_schedules(model: StageModel) -> None:
     assert calls[4:] == [("decode", batch, step, rows, 1) for step in range(1, 5) for batch, rows in ((0, 3), (1, 2), (2, 2))]
 
 
-def test_an_end_token_finishes_a_row_and_the_rest_go_on(model: StageModel, generated: dict[str, list[int]]) -> None:
+@pytest.mark.parametrize("kind", [Driver, ContinuousDriver])
+def test_an_end_token_finishes_a_row_and_the_rest_go_on(model: StageModel, generated: dict[str, list[int]], kind: type[Driver]) -> None:
     end = generated["r2"][4]
     expected = {name: tokens[: tokens.index(end) + 1] if end in tokens else tokens for name, tokens in generated.items()}
-    records, _, reports = drive(model, serve_cases.requests(LENGTHS, LIMITS), (2, 3), 10, ends=[end])
+    records, _, reports = drive(model, serve_cases.requests(LENGTHS, LIMITS), (2, 3), 10, ends=[end], kind=kind)
     assert {name: row["tokens"] for name, row in records.items()} == expected
     assert records["r2"]["finish_reason"] == "eos"
     assert {name for name, row in records.items() if row["finish_reason"] == "eos"} == {
@@ -116,6 +126,26 @@ def test_a_finished_row_never_runs_out_of_the_cache(model: StageModel) -> None:
     alone, _, _ = drive(model, requests[1:], (1, 1), 1, capacity=32)
     assert records["r1"]["tokens"] == alone["r1"]["tokens"]
     assert len(records["r0"]["tokens"]) == 2
+
+
+def test_a_finished_sequences_slot_goes_to_a_waiting_request(model: StageModel) -> None:
+    """Two slots, one request of 9 tokens and four of 3: the others pass through the second slot while the first is busy."""
+    requests = serve_cases.requests([6] * 5, [9, 3, 3, 3, 3])
+    records, stage, reports = drive(model, requests, (1, 2), 2, kind=ContinuousDriver)
+    assert [len(records[f"r{index}"]["tokens"]) for index in range(5)] == [9, 3, 3, 3, 3]
+    calls = [call.phase for call in stage.timeline.calls]
+    assert calls.count("prefill") == 5
+    assert calls.count("decode") == 10  # the barrier needs 8 + 2 + 2, in turn with one row
+    assert reports == [["r1"], ["r2"], ["r0", "r3"], ["r4"]]
+
+
+def test_the_continuous_schedule_never_writes_into_a_neighbours_cache(model: StageModel) -> None:
+    """A slot that was used before, and one whose prompt came in beside the others' decode, give what a fresh one gives."""
+    requests = serve_cases.requests([30, 4, 17, 9, 2, 26, 11], [2, 28, 3, 14, 1, 5, 9])
+    records, _, _ = drive(model, requests, (2, 3), 3, capacity=33, kind=ContinuousDriver)
+    for request in requests:
+        alone, _, _ = drive(model, [request], (1, 1), 1, capacity=33)
+        assert records[request["id"]]["tokens"] == alone[request["id"]]["tokens"]
 
 
 def test_the_least_margin_and_its_token_are_recorded(model: StageModel) -> None:

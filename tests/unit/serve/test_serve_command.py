@@ -33,6 +33,13 @@ def test_ends_are_the_plans_and_margins_those_of_the_configuration(tmp_path: Pat
     assert all(len(row["margins"]) == 3 for row in case.results())
 
 
+def test_the_schedule_can_be_chosen(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = Case(tmp_path, tiny_checkpoint, requests([4] * 4, [3, 1, 1, 1]), [6], (1, 2), slots=2)
+    assert serve_command(case, serve_cases.configuration(case, tmp_path / "config.yaml"), "--schedule", "continuous") == 0
+    assert artifacts.read(tmp_path / "serve.json", "serve")["schedule"] == "continuous"
+    assert "predicted" not in capsys.readouterr().out
+
+
 def test_other_ends_of_the_plan_are_other_weights(tmp_path: Path, tiny_checkpoint: Path) -> None:
     case = Case(tmp_path, tiny_checkpoint, requests([4] * 2, 3), [6], (1, 2), ends="16")
     assert serve_command(case, serve_cases.configuration(case, tmp_path / "config.yaml")) == 0
