@@ -37,7 +37,8 @@ class ContinuousDriver(Driver):
         filled = last_token = start
         for index in range(len(self._rows)):
             self._turn(index, under_way)
-        first_round, finished = len(under_way), []
+        first_round = len(under_way)
+        finished: list[dict[str, Any]] = []
         while under_way:
             self._emit(finished)  # while the stages are at work
             index, calls = under_way.popleft()

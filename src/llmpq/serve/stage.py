@@ -46,15 +46,11 @@ class Stage:
         """
         if header.measured and not self.timeline.count:
             self.timeline.process_start_s = time.process_time()
-        slots: slice | torch.Tensor = slice(header.first_slot, header.first_slot + header.rows)
-        lengths = integers
-        if header.first_slot == SCATTERED:
-            lengths, slots = integers.view(2, header.rows)
         with self._emulator.call() as call:
             if header.kind is Kind.PREFILL:
-                values = self._model.prefill(inputs, self._cache, slots, lengths)
+                values = self._prefill(header, integers, inputs)
             else:
-                values = self._model.decode(inputs, self._cache, slots, integers)
+                values = self._model.decode(inputs, self._cache, _slots(header), integers)
             if self._chooses:
                 integers, values = greedy(values)
         if header.measured:
@@ -64,3 +60,13 @@ class Stage:
         if self._chooses:
             header = Header(Kind.TOKENS, header.micro_batch, max(header.first_slot, 0), header.rows, 1, header.step, header.measured)
         return Output(header, integers, values)
+
+    def _prefill(self, header: Header, integers: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        if header.first_slot == SCATTERED:
+            lengths, slots = integers.view(2, header.rows)
+            return self._model.prefill(inputs, self._cache, slots, lengths)
+        return self._model.prefill(inputs, self._cache, _slots(header), integers)
+
+
+def _slots(header: Header) -> slice:
+    return slice(header.first_slot, header.first_slot + header.rows)
