@@ -8,12 +8,16 @@ from typing import Any
 from llmpq import artifacts, planless
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
-from llmpq.model.tokenizer import load_tokenizer
 from llmpq.quant.layer_index import Folders, find_layer_file, folder_list, layers_digest
 from llmpq.quant.options import weight_option
 from llmpq.serve import results
-from llmpq.serve.job import Settings, check_plan, check_problem, check_requests, speed_claimed, stage_jobs
+from llmpq.serve.job import Settings, check_plan, check_problem, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
+from llmpq.serve.output import Outputs, write_results
+from llmpq.serve.place import cluster_of, longest_sequence, slots_of
+from llmpq.serve.prompts import Prompts
+from llmpq.serve.request import Limits
+from llmpq.serve.request_file import Intake, is_artifact, read_artifact, read_lines
 from llmpq.serve.run import Run
 
 
@@ -21,51 +25,60 @@ def serve(
     plan_path: str | Path,
     problem_path: str | Path | None,
     requests_path: str | Path,
-    cluster: Mapping[str, Any],
+    cluster: Mapping[str, Any] | None,
     checkpoint_dir: str | Path,
     quantised_dir: Folders | None,
-    out_dir: str | Path,
+    out: str | Path,
     settings: Mapping[str, Any],
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Serve the requests and write requests.jsonl, serve.json and timeline.json into ``out_dir``; returns serve.json.
+    """Serve the requests and write the results, serve.json and timeline.json; returns serve.json.
 
-    ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
+    ``requests_path`` is a workload artifact, all of whose requests must be good, or a file of JSON lines (llmpq.serve.request_file), of
+    which bad ones get a line that says so among the results and the others are served. ``out`` is a folder, or a file of JSON lines
+    for the results (llmpq.serve.output). ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
     ``cluster`` and ``settings`` are configuration groups (``settings``: serve, with ``slots`` and ``ignore_eos`` of the workload, and
-    optionally ``experiment``). ``problem_path`` is only compared with the plan's problem_sha256. Finished requests are kept in a journal
-    under ``out_dir``/journal until all are there: a run that failed goes on where it stopped, and reports the speed of what it served
-    itself. Raises LlmpqError with one message; no process and no half-written file is left.
+    optionally ``experiment``); without a cluster the plan's budgets count, without slots all that the plan's micro-batches hold.
+    ``problem_path`` is compared with the plan's problem_sha256. Finished requests are kept in a journal until all are there: a run
+    that failed goes on where it stopped, and reports the speed of what it served itself. Raises LlmpqError with one message; no process
+    and no half-written file is left.
     """
     plan = artifacts.read(plan_path, "plan")
     if (why := planless.reason(plan)) is not None:
         raise ServeError(f"{plan_path}: strategy {plan['strategy']} has no plan to serve: {why}")
-    workload = artifacts.read(requests_path, "workload")
-    requests, options = workload["requests"], _settings(settings, workload)
-    if problem_path is not None:
-        check_problem(plan, artifacts.read(problem_path, "problem"), Path(plan_path), Path(problem_path))
-    spec = ModelSpec.from_directory(checkpoint_dir)
-    check_plan(plan, spec, options, Path(plan_path))
-    check_requests(requests, spec, Path(requests_path))
+    problem = None if problem_path is None else artifacts.read(problem_path, "problem")
+    if problem is not None:
+        check_problem(plan, problem, Path(plan_path), Path(str(problem_path)))
+    cluster = cluster_of(plan) if cluster is None else cluster
+    spec, prompts = ModelSpec.from_directory(checkpoint_dir), Prompts(checkpoint_dir)
+    places = Outputs.at(Path(out), Path(requests_path))
+    if is_artifact(Path(requests_path)):
+        intake = read_artifact(Path(requests_path), spec)
+        options = _settings(settings, len(intake.requests), intake.ignore_eos)
+        check_plan(plan, spec, options, Path(plan_path))
+    else:
+        options = _settings({**settings, "ignore_eos": False}, slots_of(plan, problem), False)
+        check_plan(plan, spec, options, Path(plan_path))
+        intake = read_lines(Path(requests_path), prompts, _limits(plan, cluster, spec, options), say)
+    requests = intake.requests
     folders = folder_list(quantised_dir) if quantised_dir else None
     directories = {"checkpoint_dir": str(checkpoint_dir), "quantised_dir": [str(folder) for folder in folders] if folders else None}
-    decode = load_tokenizer(checkpoint_dir).decode if (Path(checkpoint_dir) / "tokenizer.json").exists() else None
     jobs = stage_jobs(plan, cluster, spec, requests, options, directories)
-    identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": artifacts.body_digest(workload)}
+    identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": intake.sha256}
     key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders)}
-    out = Path(out_dir)
-    with _writing(out):
-        journal = Journal(out / "journal", key, say)
+    with _writing(places.results):
+        journal = Journal(places.journal, key, say)
     with journal:
-        run = Run(jobs, requests, journal, options, out / "logs", say)
+        run = Run(jobs, requests, journal, options, places.logs, say)
         reports = run.to_the_end()
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
-        with _writing(out):
-            results.write_requests(out / "requests.jsonl", requests, journal.finished, decode, options.margins)
-            results.write_timeline(out / "timeline.json", jobs, reports, labels)
+        with _writing(places.results):
+            write_results(places.results, intake, journal.finished, prompts.decode, options, labels["weights_sha256"])
+            results.write_timeline(places.timeline, jobs, reports, labels)
             document = artifacts.write(
-                out / "serve.json",
+                places.serve,
                 "serve",
-                {**labels, **_figures(plan, jobs, reports, run, options)},
+                {**labels, **_figures(plan, jobs, reports, run, options, intake)},
                 source=labels["source"],
                 inputs=[plan_path, requests_path],
                 config={"cluster": cluster, "serve": settings},
@@ -84,17 +97,26 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _figures(
-    plan: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], run: Run, options: Settings
+    plan: Mapping[str, Any],
+    jobs: Sequence[Mapping[str, Any]],
+    reports: Sequence[Mapping[str, Any]],
+    run: Run,
+    options: Settings,
+    intake: Intake,
 ) -> dict[str, Any]:
     """The part of serve.json that the run has measured."""
-    share = run.served / len(run.requests) if options.schedule == plan["schedule"] else None
-    throughput = results.throughput(plan, reports[0], share)
+    own = run.served / len(run.requests) if intake.artifact else results.pace_share(plan, reports[0]["tokens"])
+    throughput = results.throughput(plan, reports[0], own if options.schedule == plan["schedule"] else None)
+    sampled = sum("sampling" in request for request in run.requests)
     return {
         "backend": "cpu",
         "schedule": options.schedule,
         "requests": len(run.requests),
         "served_requests": run.served,
         "resumed_requests": len(run.requests) - run.served,
+        **(
+            {} if intake.artifact else {"refused_requests": len(intake.refusals), "refusals": intake.reasons(), "sampled_requests": sampled}
+        ),
         "new_tokens": reports[0]["tokens"],
         "load_s": run.load_s,
         "restarts": run.restarts,
@@ -104,11 +126,19 @@ def _figures(
     }
 
 
-def _settings(values: Mapping[str, Any], workload: Mapping[str, Any]) -> Settings:
+def _settings(values: Mapping[str, Any], slots: int, ignore_eos: bool) -> Settings:
     known = {key: value for key, value in values.items() if key in Settings.__dataclass_fields__ and value is not None}
-    known.setdefault("slots", len(workload["requests"]))
-    known.setdefault("ignore_eos", workload.get("ignore_eos", False))
+    known.setdefault("slots", slots)
+    known.setdefault("ignore_eos", ignore_eos)
     return Settings(**known)
+
+
+def _limits(plan: Mapping[str, Any], cluster: Mapping[str, Any], spec: ModelSpec, options: Settings) -> Limits:
+    """How long requests may be: what the model takes, or less where the plan's memory ends before that."""
+    longest = longest_sequence(plan, cluster, spec, options.slots)
+    in_memory = f"which is what the plan's memory holds for each of {options.slots} requests at a time"
+    why = "which is what the model takes" if longest == spec.max_context else in_memory
+    return Limits(spec.vocab, longest, why, options.max_new_tokens, options.seed)
 
 
 def _labels(plan: Mapping[str, Any], cluster: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:

@@ -32,7 +32,7 @@ class ContinuousDriver(Driver):
         sizes = [(len(request["prompt_tokens"]), request["max_new_tokens"]) for request in requests]
         self._requests, self._refill = requests, Refill(sizes, self._slots, self._decode_size, self._prefill_size)
         longest = max(limit for _, limit in sizes)
-        self._rows = [Rows(batch.rows, longest, self._ends) for batch in self._refill.batches]
+        self._rows = [Rows(batch.rows, longest, self._ends, self._decode_text) for batch in self._refill.batches]
         under_way: _UnderWay = deque()
         filled = last_token = start
         for index in range(len(self._rows)):
@@ -70,6 +70,8 @@ class ContinuousDriver(Driver):
         lengths, ids = padded_prompts(requests)
         rows = torch.tensor(admission.rows)
         slots = rows + self._refill.batches[index].first_slot
+        for slot, request in zip(slots.tolist(), requests, strict=True):
+            self._pipeline.assign(slot, [request])
         self._pipeline.submit(Header(Kind.PREFILL, index, SCATTERED, len(requests), ids.shape[1]), torch.cat((lengths, slots)), ids)
         self.clock.prompts += len(requests)
         self._report()

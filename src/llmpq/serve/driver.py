@@ -11,6 +11,7 @@ import torch
 from llmpq.serve.pipeline import Pipeline
 from llmpq.serve.schedule import Chunk, MicroBatch, call_shapes, micro_batches, waves
 from llmpq.serve.sequences import Sequences, padded_prompts
+from llmpq.serve.stops import Decode
 from llmpq.serve.transport import Header, Kind
 
 PROGRESS_S = 0.5  # seconds between two reports of progress
@@ -33,6 +34,7 @@ class Driver:
     """Serves requests in waves of ``slots`` over the pipeline.
 
     ``sizes`` are the plan's micro-batch sizes (prefill, decode); ``ends`` the token ids that end a sequence (empty: none does);
+    ``decode`` turns token ids into text, for requests with stop strings;
     ``finished`` is called with records as soon as requests are done, ``progress`` now and then, after every call that takes long, with the
     numbers of prompts read and of tokens made: the launcher takes silence for a hang.
     """
@@ -46,11 +48,13 @@ class Driver:
         ends: Sequence[int],
         finished: Callable[[list[dict[str, Any]]], None],
         progress: Callable[[int, int], None],
+        decode: Decode | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._slots = slots
         self._prefill_size, self._decode_size = sizes
         self._ends = torch.tensor(list(ends), dtype=torch.int64)
+        self._decode_text = decode
         self._finished = finished
         self._progress = progress
         self._reported = time.perf_counter()
@@ -73,14 +77,14 @@ class Driver:
             self._report()
 
     def serve(self, requests: Sequence[Mapping[str, Any]]) -> None:
-        """Serve all ``requests`` (id, prompt_tokens, max_new_tokens); times and tokens add up in ``clock``."""
+        """Serve all ``requests`` (llmpq.serve.request.Request); times and tokens add up in ``clock``."""
         for wave in waves(len(requests), self._slots):
             self._serve_wave([requests[index] for index in wave])
 
     def _serve_wave(self, requests: Sequence[Mapping[str, Any]]) -> None:
         start = time.perf_counter()
         batches = [
-            Sequences(plan, requests[plan.first_slot : plan.first_slot + plan.rows], self._ends)
+            Sequences(plan, requests[plan.first_slot : plan.first_slot + plan.rows], self._ends, self._decode_text)
             for plan in self._micro_batches(len(requests))
         ]
         self._prefill(batches, requests)
@@ -96,6 +100,7 @@ class Driver:
         for batch in batches:
             for chunk in batch.plan.chunks:
                 lengths, ids = padded_prompts(requests[chunk.first_slot : chunk.first_slot + chunk.rows])
+                self._pipeline.assign(chunk.first_slot, requests[chunk.first_slot : chunk.first_slot + chunk.rows])
                 header = Header(Kind.PREFILL, batch.plan.index, chunk.first_slot, chunk.rows, ids.shape[1])
                 self._pipeline.submit(header, lengths, ids)
                 self.clock.prompts += chunk.rows

@@ -15,11 +15,16 @@ from llmpq.quant.options import END_OPTIONS
 
 MIB = 1 << 20
 SCHEDULES = ("barrier", "continuous")
+ORDERS = ("request", "finished")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve. Seconds, and rows of the KV cache; ``port`` 0 takes any free one; ``margins`` keeps every token's top-2 margin."""
+    """How to serve. Seconds, and rows of the KV cache; ``port`` 0 takes any free one; ``margins`` keeps every token's top-2 margin.
+
+    Of a file of JSON lines: ``max_new_tokens`` is for requests that name none, ``seed`` for the seeds of those that have none, ``order``
+    that of the results (request or finished).
+    """
 
     slots: int
     ignore_eos: bool = False
@@ -29,6 +34,9 @@ class Settings:
     max_restarts: int = 0
     port: int = 0
     margins: bool = False
+    max_new_tokens: int = 256
+    seed: int = 0
+    order: str = "request"
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -37,6 +45,10 @@ class Settings:
             raise ServeError(f"workload.slots is {self.slots}; at least one request must be resident")
         if not (self.timeout_s > 0 and self.load_timeout_s > 0):
             raise ServeError(f"serve.timeout_s ({self.timeout_s}) and serve.load_timeout_s ({self.load_timeout_s}) must be positive")
+        if self.max_new_tokens < 1:
+            raise ServeError(f"--max-new-tokens {self.max_new_tokens}: a request makes at least one token")
+        if self.order not in ORDERS:
+            raise ServeError(f"the order of the results is '{self.order}'; known: {', '.join(ORDERS)}")
         if not 0 <= self.port <= 65535:
             raise ServeError(f"backend.port is {self.port}; a port is 0 (any free one) to 65535")
 
@@ -121,7 +133,6 @@ def stage_jobs(
     stage's device is not in the cluster or its budget is smaller than what the plan puts there.
     """
     capacity = max(len(request["prompt_tokens"]) + request["max_new_tokens"] for request in requests)
-    devices = {member["name"]: {**cluster["types"][member["device"]], **member} for member in cluster["members"]}
     shared = {
         "stages": len(plan["stages"]),
         "slots": settings.slots,
@@ -139,9 +150,7 @@ def stage_jobs(
     }
     jobs = []
     for rank, stage in enumerate(plan["stages"]):
-        device = devices.get(stage["device"])
-        if device is None:
-            raise ServeError(f"stage {rank} is planned for device {stage['device']}, the cluster has {', '.join(devices)}")
+        device = device_of(cluster, stage, rank)
         last_layer = stage["first_layer"] + len(stage["options"]) - 1
         jobs.append(
             {
@@ -158,6 +167,19 @@ def stage_jobs(
     return jobs
 
 
+def device_of(cluster: Mapping[str, Any], stage: Mapping[str, Any], rank: int) -> dict[str, Any]:
+    """The cluster's device for a stage, with all that its type says; raises ServeError where it has none of that name."""
+    devices = {member["name"]: {**cluster["types"][member["device"]], **member} for member in cluster["members"]}
+    if stage["device"] not in devices:
+        raise ServeError(f"stage {rank} is planned for device {stage['device']}, the cluster has {', '.join(devices)}")
+    return devices[stage["device"]]
+
+
+def usable_bytes(device: Mapping[str, Any]) -> float:
+    """What a device's memory leaves to a stage."""
+    return float((device["memory_mib"] - device.get("reserve_mib", 0)) * MIB)
+
+
 def speed_claimed(jobs: Sequence[Mapping[str, Any]], cores: int | None = None) -> bool:
     """Whether the run's speed means anything: no more busy stages than ``cores`` here, and no core asked for more than it can give."""
     return len(jobs) <= (cores or len(os.sched_getaffinity(0))) and not shared_core_quota(jobs)
@@ -165,8 +187,7 @@ def speed_claimed(jobs: Sequence[Mapping[str, Any]], cores: int | None = None) -
 
 def _budget(stage: Mapping[str, Any], device: Mapping[str, Any]) -> int:
     """The smaller of what the plan counted on and what the device has now, in bytes; ServeError when the planned bytes exceed it."""
-    usable = (device["memory_mib"] - device.get("reserve_mib", 0)) * MIB
-    budget = int(min(stage["bytes"]["budget"], usable))
+    budget = int(min(stage["bytes"]["budget"], usable_bytes(device)))
     missing = stage["bytes"]["total"] - budget
     if missing > 0:
         raise ServeError(

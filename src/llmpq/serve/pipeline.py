@@ -1,9 +1,12 @@
 """The chain of stages as seen by each of its processes: the first drives it, the others follow what arrives."""
 
 from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from llmpq.serve.sampling import SamplingNotes
 from llmpq.serve.stage import Output, Stage
 from llmpq.serve.transport import Header, Kind, Receiver, Sender
 
@@ -19,6 +22,17 @@ class Pipeline:
         self._sender = sender
         self._receiver = receiver
         self._done: deque[Output] = deque()
+        self._notes = SamplingNotes()
+
+    def assign(self, first_slot: int, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Before their prompts are submitted: ``requests`` take the slots from ``first_slot`` on. No message while all are greedy."""
+        note = self._notes.note(first_slot, requests)
+        if note is None:
+            return
+        if self._sender is None:
+            self._stage.assign(first_slot, *note)
+        else:
+            self._sender.send(Header(Kind.SAMPLING, first_slot=first_slot, rows=len(requests)), *note)
 
     def submit(self, header: Header, integers: torch.Tensor, ids: torch.Tensor) -> None:
         """Compute the first stage's part and send it on; returns without waiting for the others.
@@ -57,7 +71,10 @@ class Pipeline:
 
 
 def follow(stage: Stage, receiver: Receiver, sender: Sender) -> None:
-    """A later stage's loop: do what each message says, pass the result on, until told to stop."""
+    """A later stage's loop: do what each message says, pass the result on, until told to stop.
+
+    What is said about sampling ends at the last stage, which alone chooses tokens.
+    """
     warming_up = True
     while True:
         message = receiver.receive()
@@ -68,8 +85,13 @@ def follow(stage: Stage, receiver: Receiver, sender: Sender) -> None:
             sender.send(message.header)
             sender.flush()
             return
-        output = stage.run(message.header, message.integers, message.values)
-        sender.send(output.header, output.integers, output.values)
+        if message.header.kind is not Kind.SAMPLING:
+            output = stage.run(message.header, message.integers, message.values)
+            sender.send(output.header, output.integers, output.values)
+        elif stage.chooses:
+            stage.assign(message.header.first_slot, message.integers, message.values)
+        else:
+            sender.send(message.header, message.integers, message.values)
         receiver.release()
 
 

@@ -1,7 +1,7 @@
-"""What a finished run leaves: requests.jsonl, serve.json (predicted beside measured) and timeline.json."""
+"""What a finished run leaves of its speed: serve.json (predicted beside measured) and timeline.json."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +10,7 @@ import numpy as np
 from llmpq import artifacts
 from llmpq.serve.timeline import Call, chrome_trace
 
-Decode = Callable[[Sequence[int]], str]
 PHASES = ("prefill", "decode")
-
-
-def write_requests(
-    path: Path, requests: Sequence[Mapping[str, Any]], finished: Mapping[Any, Mapping[str, Any]], decode: Decode | None, margins: bool
-) -> None:
-    """One line per request, in request order: id, prompt_tokens (count), tokens, text, finish_reason, min_margin, min_margin_token.
-
-    ``decode`` turns token ids into text; without it ``text`` is null. ``margins`` adds every token's top-2 margin.
-    """
-    lines = []
-    for request in requests:
-        record = finished[request["id"]]
-        row = {
-            "id": request["id"],
-            "prompt_tokens": len(request["prompt_tokens"]),
-            "tokens": record["tokens"],
-            "text": decode(record["tokens"]) if decode else None,
-            "finish_reason": record["finish_reason"],
-            "min_margin": record["min_margin"],
-            "min_margin_token": record["min_margin_token"],
-        }
-        if margins:
-            row["margins"] = record["margins"]
-        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
-    artifacts.write_text(path, "\n".join(lines) + "\n")
 
 
 def write_timeline(path: Path, jobs: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> None:
@@ -53,7 +27,8 @@ def throughput(plan: Mapping[str, Any], report: Mapping[str, Any], share: float 
     """Measured beside predicted seconds and new tokens per second.
 
     ``share`` is the part of the workload's requests that this run served: the plan prices all of them, a run that continues an earlier
-    one is compared with that part of the prediction. It is None where the plan priced another schedule: then nothing is predicted.
+    one is compared with that part of the prediction. Requests that are not the plan's own are compared with its pace: ``pace_share``. It is
+    None where the plan priced another schedule: then nothing is predicted.
     """
     keys = ("prefill_s", "decode_s", "total_s")
     predicted = {key: None if share is None else plan["predicted"][key] * share for key in keys}
@@ -67,6 +42,12 @@ def throughput(plan: Mapping[str, Any], report: Mapping[str, Any], share: float 
         },
         "predicted": {"tokens_per_s": None if share is None else plan["predicted"]["tokens_per_s"], **predicted},
     }
+
+
+def pace_share(plan: Mapping[str, Any], tokens: int) -> float:
+    """The part of the plan's own workload that makes as many new ``tokens``; all of it where the plan does not say how many it makes."""
+    per_second = plan["predicted"]["tokens_per_s"]
+    return tokens / (per_second * plan["predicted"]["total_s"]) if per_second else 1.0
 
 
 def stage_rows(plan: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], total_s: float) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from llmpq.serve.sequences import record
+from llmpq.serve.stops import Decode, StopWatch
 
 
 class Rows:
@@ -15,10 +16,12 @@ class Rows:
     waits for its first token the one behind its prompt, and of a free row 0, where a prompt will be written over it.
     """
 
-    def __init__(self, rows: int, longest: int, ends: torch.Tensor) -> None:
+    def __init__(self, rows: int, longest: int, ends: torch.Tensor, decode: Decode | None = None) -> None:
         self.ids = torch.zeros(rows, dtype=torch.int64)
         self.positions = torch.zeros(rows, dtype=torch.int64)
         self._requests: list[Mapping[str, Any] | None] = [None] * rows
+        self._decode = decode
+        self._watches: dict[int, StopWatch] = {}
         self._ends = ends
         self._end_ids = frozenset(ends.tolist())
         self._live = torch.zeros(rows, dtype=torch.bool)
@@ -36,6 +39,9 @@ class Rows:
         """Requests to be prefilled take free rows."""
         for row, request in zip(rows, requests, strict=True):
             self._requests[row] = request
+            self._watches.pop(row, None)
+            if self._decode is not None and request.get("stop"):
+                self._watches[row] = StopWatch(self._decode, request["stop"])
             self._limits[row] = request["max_new_tokens"]
             self._steps[row] = 0
             self.positions[row] = len(request["prompt_tokens"])
@@ -51,12 +57,20 @@ class Rows:
         over = self._limits[rows] <= steps + 1
         if self._end_ids:
             over |= torch.isin(ids, self._ends)
+        stopped = set()
+        if self._watches:
+            numbers = rows.tolist()
+            stopped = {
+                row for row, token in zip(numbers, ids.tolist(), strict=True) if row in self._watches and self._watches[row].push(token)
+            }
+            over |= torch.tensor([row in stopped for row in numbers])
         self._live[rows] = ~over
-        return [(row, self._leave(row)) for row in rows[over].tolist()]
+        return [(row, self._leave(row, row in stopped)) for row in rows[over].tolist()]
 
-    def _leave(self, row: int) -> dict[str, Any]:
+    def _leave(self, row: int, stopped: bool) -> dict[str, Any]:
         request, steps = self._requests[row], int(self._steps[row])
         assert request is not None
         self._requests[row] = None
         self.positions[row] = 0
-        return record(request, self._tokens[row, :steps], self._margins[row, :steps], self._end_ids)
+        text = self._watches[row].text if stopped else None
+        return record(request, self._tokens[row, :steps], self._margins[row, :steps], self._end_ids, text)

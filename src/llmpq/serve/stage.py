@@ -7,8 +7,8 @@ import torch
 
 from llmpq.emulation import Emulator
 from llmpq.model.cache import StageCache
-from llmpq.model.greedy import greedy
 from llmpq.model.stage import StageModel
+from llmpq.serve.sampling import SlotSampling
 from llmpq.serve.timeline import Call, Timeline
 from llmpq.serve.transport import SCATTERED, Header, Kind
 
@@ -23,19 +23,24 @@ class Output:
 
 
 class Stage:
-    """Runs the micro-batches of one stage, greedy choice included on the last one; ``timeline`` has the measured calls."""
+    """Runs the micro-batches of one stage; ``timeline`` has the measured calls. The last one ``chooses`` the tokens too."""
 
     def __init__(self, model: StageModel, cache: StageCache, emulator: Emulator) -> None:
         self._model = model
         self._cache = cache
         self._emulator = emulator
-        self._chooses = model.head is not None
+        self.chooses = model.head is not None
+        self._sampling = SlotSampling()
         self.timeline = Timeline()
 
     @property
     def digest_lines(self) -> list[str]:
         """What this stage serves: a line with option and content digest for each layer and end, in order."""
         return self._model.digest_lines
+
+    def assign(self, first_slot: int, seeds: torch.Tensor, values: torch.Tensor) -> None:
+        """How the slots from ``first_slot`` on choose their tokens from now on: see SlotSampling.assign."""
+        self._sampling.assign(first_slot, seeds, values)
 
     def run(self, header: Header, integers: torch.Tensor, inputs: torch.Tensor) -> Output:
         """One prefill or decode call.
@@ -51,13 +56,13 @@ class Stage:
                 values = self._prefill(header, integers, inputs)
             else:
                 values = self._model.decode(inputs, self._cache, _slots(header), integers)
-            if self._chooses:
-                integers, values = greedy(values)
+            if self.chooses:
+                integers, values = self._choose(header, integers, values)
         if header.measured:
             phase = "prefill" if header.kind is Kind.PREFILL else "decode"
             end_s = call.start_s + call.elapsed_s
             self.timeline.add(Call(phase, header.micro_batch, header.step, header.rows, header.tokens, call.start_s, end_s, call.cpu_s))
-        if self._chooses:
+        if self.chooses:
             header = Header(Kind.TOKENS, header.micro_batch, max(header.first_slot, 0), header.rows, 1, header.step, header.measured)
         return Output(header, integers, values)
 
@@ -66,6 +71,14 @@ class Stage:
             lengths, slots = integers.view(2, header.rows)
             return self._model.prefill(inputs, self._cache, slots, lengths)
         return self._model.prefill(inputs, self._cache, _slots(header), integers)
+
+    def _choose(self, header: Header, integers: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if header.kind is Kind.PREFILL and header.first_slot == SCATTERED:
+            lengths, slots = integers.view(2, header.rows)
+            return self._sampling.choose(logits, slots.tolist(), lengths)
+        slots_in_a_row = range(header.first_slot, header.first_slot + header.rows)
+        taken = integers if header.kind is Kind.PREFILL else integers + 1  # the positions of the new tokens
+        return self._sampling.choose(logits, slots_in_a_row, taken)
 
 
 def _slots(header: Header) -> slice:

@@ -1,9 +1,9 @@
 """Messages between stages: a fixed header, a few integers, and a block of floats, over torch.distributed.
 
-A message is one tensor of bytes: 128 bytes of header, ``integers`` (int64: prompt lengths, positions or token ids), ``values`` (fp32:
-hidden states or top-2 margins). Both ends keep rings of preallocated buffers, receives are posted ahead, and sends are not waited for,
-so that moving one micro-batch overlaps computing the next (the plan's ``overlapped_sends``). Messages of a link arrive in the order
-sent, so the header needs no tag; a stage does what the header says. Nothing is pickled.
+A message is one tensor of bytes: 128 bytes of header, ``integers`` (int64: prompt lengths, positions, token ids or seeds), ``values``
+(fp32: hidden states, top-2 margins, or temperature and top-p). Both ends keep rings of preallocated buffers, receives are posted ahead,
+and sends are not waited for, so that moving one micro-batch overlaps computing the next (the plan's ``overlapped_sends``). Messages of a
+link arrive in the order sent, so the header needs no tag; a stage does what the header says. Nothing is pickled.
 """
 
 import datetime
@@ -38,6 +38,7 @@ class Kind(IntEnum):
     DECODE = 2
     TOKENS = 3
     STOP = 4
+    SAMPLING = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from llmpq.serve.ledger import Ledger, anonymous_bytes
 if TYPE_CHECKING:
     from llmpq.serve.pipeline import Pipeline
     from llmpq.serve.stage import Stage
+    from llmpq.serve.stops import Decode
     from llmpq.serve.transport import Receiver, Sender
 
 _RING = 2  # hidden-state buffers at each end of a link: one moves while the other is computed
@@ -160,6 +161,7 @@ def _drive(job: dict[str, Any], pipeline: "Pipeline", events: EventWriter) -> di
         ends=job["ends"],
         finished=lambda records: events.send("finished", requests=records),
         progress=lambda prompts, tokens: events.send("progress", prompts=prompts, tokens=tokens),
+        decode=_decoder(job),
     )
     driver.warm_up(job["requests"])
     events.send("warm")
@@ -169,6 +171,16 @@ def _drive(job: dict[str, Any], pipeline: "Pipeline", events: EventWriter) -> di
     pipeline.stop()
     clock = driver.clock
     return {"origin_s": origin, "prefill_s": clock.prefill_s, "decode_s": clock.decode_s, "tokens": clock.tokens}
+
+
+def _decoder(job: dict[str, Any]) -> "Decode | None":
+    """The checkpoint's tokenizer is loaded here only where a stop string has to be looked for."""
+    if not any(request.get("stop") for request in job["requests"]):
+        return None
+    from llmpq.model.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(job["checkpoint_dir"])
+    return lambda tokens: str(tokenizer.decode(tokens))
 
 
 def _measured(stage: "Stage", sender: "Sender | None", receiver: "Receiver | None", ledger: Ledger) -> dict[str, Any]:

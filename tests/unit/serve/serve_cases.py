@@ -220,3 +220,30 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return []
+
+
+FIRST_BYTE = 8  # the token of the first byte in byte_tokenizer's vocabulary; ids below are special, 7 ends a sequence
+BYTE_VOCAB = FIRST_BYTE + 256
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
+    "{{ bos_token + message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def byte_tokenizer(directory: Path, template: str | None = TEMPLATE) -> Path:
+    """A tokenizer whose tokens are single bytes, with eight special tokens before them, and a chat template."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    special = [f"<{number}>" for number in range(FIRST_BYTE)]
+    names = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<1>"}, "eos_token": "<7>"}), encoding="utf-8")
+    if template is not None:
+        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return directory

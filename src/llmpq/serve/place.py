@@ -1,0 +1,46 @@
+"""What a plan alone says about where it runs: its devices, how many requests it keeps resident, and how long these may be."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from llmpq.model.spec import ModelSpec
+from llmpq.quant.bytes import kv_layer_bytes
+from llmpq.serve.job import MIB, device_of, usable_bytes
+
+
+def cluster_of(plan: Mapping[str, Any], cores: list[int] | None = None) -> dict[str, Any]:
+    """A cluster for a plan that comes without one: each stage has its budget as memory and its share of this machine's ``cores``."""
+    available = sorted(os.sched_getaffinity(0)) if cores is None else cores
+    stages = plan["stages"]
+    each = len(available) // len(stages)
+    types = {stage["device"]: {"source": "measured", "memory_mib": stage["bytes"]["budget"] / MIB} for stage in stages}
+    members = [
+        {"name": stage["device"], "device": stage["device"], "cores": available[rank * each : (rank + 1) * each]}
+        for rank, stage in enumerate(stages)
+    ]
+    return {"name": "plan", "types": types, "members": members}
+
+
+def slots_of(plan: Mapping[str, Any], problem: Mapping[str, Any] | None) -> int:
+    """Requests that are resident at once: the problem's, where it is at hand, else all that the plan's micro-batches hold."""
+    if problem is not None:
+        return int(problem["workload"]["slots"])
+    return int(plan["micro_batch"]["decode"] * plan["micro_batch"]["decode_count"])
+
+
+def longest_sequence(plan: Mapping[str, Any], cluster: Mapping[str, Any], spec: ModelSpec, slots: int) -> int:
+    """Tokens (prompt and new) that each of ``slots`` sequences may have within the memory of every stage.
+
+    The plan's KV cache and workspace are for its own prompts; both are taken to grow in proportion to the length, into what the
+    stage's budget leaves. Weights and ends stay as they are.
+    """
+    longest = spec.max_context
+    for rank, stage in enumerate(plan["stages"]):
+        held = stage["bytes"]
+        growing = held["kv"] + held["workspace"]
+        planned = held["kv"] / (kv_layer_bytes(spec, slots, 1) * len(stage["options"]))
+        budget = min(held["budget"], usable_bytes(device_of(cluster, stage, rank)))
+        if growing:
+            longest = min(longest, int(planned * (budget - held["total"] + growing) / growing))
+    return max(longest, 0)
