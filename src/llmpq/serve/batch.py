@@ -60,29 +60,23 @@ def serve(
         options = _settings({**settings, "ignore_eos": False}, slots_of(plan, problem), False)
         check_plan(plan, spec, options, Path(plan_path))
         intake = read_lines(Path(requests_path), prompts, _limits(plan, cluster, spec, options), say)
-    requests = intake.requests
     folders = folder_list(quantised_dir) if quantised_dir else None
     directories = {"checkpoint_dir": str(checkpoint_dir), "quantised_dir": [str(folder) for folder in folders] if folders else None}
-    jobs = stage_jobs(plan, cluster, spec, requests, options, directories)
+    jobs = stage_jobs(plan, cluster, spec, intake.requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": intake.sha256}
     key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders)}
     with _writing(places.results):
         journal = Journal(places.journal, key, say)
     with journal:
-        run = Run(jobs, requests, journal, options, places.logs, say)
+        run = Run(jobs, intake.requests, journal, options, places.logs, say)
         reports = run.to_the_end()
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
         with _writing(places.results):
             write_results(places.results, intake, journal.finished, prompts.decode, options, labels["weights_sha256"])
             results.write_timeline(places.timeline, jobs, reports, labels)
-            document = artifacts.write(
-                places.serve,
-                "serve",
-                {**labels, **_figures(plan, jobs, reports, run, options, intake)},
-                source=labels["source"],
-                inputs=[plan_path, requests_path],
-                config={"cluster": cluster, "serve": settings},
-            )
+            body = {**labels, **_figures(plan, jobs, reports, run, options, intake)}
+            inputs, config = [plan_path, requests_path], {"cluster": cluster, "serve": settings}
+            document = artifacts.write(places.serve, "serve", body, source=labels["source"], inputs=inputs, config=config)
             journal.remove()
     return document
 

@@ -49,19 +49,10 @@ def planned(directory: Path, checkpoint: Path, cut: Sequence[int], sizes: tuple[
 
 
 def served(directory: Path, checkpoint: Path, rows: Sequence[Any], cut: Sequence[int], sizes: tuple[int, int], slots: int) -> Any:
-    """The results, and serve.json."""
-    plan = planned(directory, checkpoint, cut, sizes, slots)
-    document = serve(
-        plan,
-        None,
-        lines(directory / "in.jsonl", rows),
-        None,
-        checkpoint,
-        None,
-        directory / "out.jsonl",
-        {"slots": slots},
-        say=lambda _: None,
-    )
+    """The results, and serve.json. ``ignore_eos`` is an experiment's, for its own workload; a file's requests do not heed it."""
+    plan, source = planned(directory, checkpoint, cut, sizes, slots), lines(directory / "in.jsonl", rows)
+    settings = {"slots": slots, "ignore_eos": True}
+    document = serve(plan, None, source, None, checkpoint, None, directory / "out.jsonl", settings, say=lambda _: None)
     return read(directory / "out.jsonl"), document
 
 
