@@ -168,7 +168,7 @@ def test_openai_in_is_openai_out_in_the_order_of_finishing(tmp_path: Path, talki
     body = quick["response"]["body"]
     assert body["choices"][0]["finish_reason"] == "length"
     assert body["choices"][0]["message"]["role"] == "assistant"
-    assert body["usage"] == {"prompt_tokens": 1 + len("user: I am quick\nassistant: "), "completion_tokens": 2, "total_tokens": 30}
+    assert body["usage"] == {"prompt_tokens": 1 + len("user: I am quick\nassistant: "), "completion_tokens": 2, "total_tokens": 31}
     assert body["system_fingerprint"] == f"fp_{document['weights_sha256'][:12]}"
     assert slow["response"]["body"]["seed"] >= 0
     assert document["refusals"] == {"invalid_json": 1, "unsupported_parameter": 1}
