@@ -48,10 +48,12 @@ def planned(directory: Path, checkpoint: Path, cut: Sequence[int], sizes: tuple[
     )
 
 
-def served(directory: Path, checkpoint: Path, rows: Sequence[Any], cut: Sequence[int], sizes: tuple[int, int], slots: int) -> Any:
+def served(
+    directory: Path, checkpoint: Path, rows: Sequence[Any], cut: Sequence[int], sizes: tuple[int, int], slots: int, **more: Any
+) -> Any:
     """The results, and serve.json. ``ignore_eos`` is an experiment's, for its own workload; a file's requests do not heed it."""
     plan, source = planned(directory, checkpoint, cut, sizes, slots), lines(directory / "in.jsonl", rows)
-    settings = {"slots": slots, "ignore_eos": True}
+    settings = {"slots": slots, "ignore_eos": True, **more}
     document = serve(plan, None, source, None, checkpoint, None, directory / "out.jsonl", settings, say=lambda _: None)
     return read(directory / "out.jsonl"), document
 
@@ -88,12 +90,15 @@ def test_the_command_answers_every_line_once_and_refuses_bad_ones_alone(
     assert not (tmp_path / "requests.jsonl").exists()
 
 
-@pytest.mark.parametrize(("cut", "sizes", "slots"), [([3], (3, 7), 7), ([1, 2], (1, 2), 4), ([1, 1, 1], (2, 3), 7)])
-def test_a_request_gets_its_own_tokens_in_any_cut_and_micro_batch(
-    tmp_path: Path, talking: Path, alone: list[dict[str, Any]], cut: list[int], sizes: tuple[int, int], slots: int
+@pytest.mark.parametrize(
+    ("cut", "sizes", "slots", "schedule"),
+    [([3], (3, 7), 7, "barrier"), ([1, 2], (1, 2), 4, "barrier"), ([1, 1, 1], (2, 3), 7, "barrier"), ([2, 1], (2, 2), 3, "continuous")],
+)
+def test_a_request_gets_its_own_tokens_in_any_cut_micro_batch_and_schedule(
+    tmp_path: Path, talking: Path, alone: list[dict[str, Any]], cut: list[int], sizes: tuple[int, int], slots: int, schedule: str
 ) -> None:
     """Slots are used again by other requests here, greedy ones after sampled ones too."""
-    rows, _ = served(tmp_path, talking, SAMPLED, cut, sizes, slots)
+    rows, _ = served(tmp_path, talking, SAMPLED, cut, sizes, slots, schedule=schedule)
     assert [(row["tokens"], row["text"], row.get("seed")) for row in rows] == [
         (row["tokens"], row["text"], row.get("seed")) for row in alone
     ]
@@ -128,12 +133,13 @@ def test_a_run_that_was_killed_goes_on_with_the_same_draws(tmp_path: Path, talki
     assert rows[-1]["error"]["code"] == "invalid_json"
 
 
-def test_stop_strings_end_a_request_before_their_first_place(tmp_path: Path, talking: Path) -> None:
+@pytest.mark.parametrize("schedule", ["barrier", "continuous"])
+def test_stop_strings_end_a_request_before_their_first_place(tmp_path: Path, talking: Path, schedule: str) -> None:
     rows = [{"id": str(number), "prompt": prompt, "max_new_tokens": 40} for number, prompt in enumerate(PROMPTS)]
     free, _ = served(tmp_path, talking, rows, [3], (7, 7), 7)
     stops = [next(character for character in row["text"][3:] if "!" <= character <= "~") for row in free]
     watched = [{**row, "stop": [stop, "never there"]} for row, stop in zip(rows, stops, strict=True)]
-    stopped, _ = served(tmp_path / "stopped", talking, watched, [1, 2], (2, 4), 4)
+    stopped, _ = served(tmp_path / "stopped", talking, watched, [1, 2], (2, 4), 4, schedule=schedule)
     for before, after, stop in zip(free, stopped, stops, strict=True):
         assert after["finish_reason"] == "stop"
         assert after["text"] == before["text"][: before["text"].index(stop)]
