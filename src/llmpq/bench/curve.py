@@ -93,13 +93,13 @@ def browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def svg(figure: go.Figure, program: str) -> str:
-    """The figure as SVG text, drawn by plotly.js in the browser ``program``; '' where the browser gives none."""
+def svg(figure: go.Figure, program: str, height: int = HEIGHT) -> str:
+    """The figure, ``height`` pixels high, as SVG text, drawn by plotly.js in the browser ``program``; '' where the browser gives none."""
     from plotly.offline import get_plotlyjs
 
     with tempfile.TemporaryDirectory(prefix="llmpq-curve-") as folder:
         page = Path(folder) / "curve.html"
-        text = _PAGE.format(plotly=get_plotlyjs(), drawing=figure.to_json(), width=WIDTH, height=HEIGHT)
+        text = _PAGE.format(plotly=get_plotlyjs(), drawing=figure.to_json(), width=WIDTH, height=height)
         page.write_text(text, encoding="utf-8")
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout

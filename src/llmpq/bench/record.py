@@ -1,19 +1,16 @@
 """docs/bench-plan.jsonl: every measurement as one line, appended at once, so that a long bench can be run in several sittings."""
 
-import dataclasses
 import datetime
-import json
 import math
 import os
 import platform
 import subprocess
-import types
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from llmpq.errors import LlmpqError
+from llmpq.bench import lines
 
 KINDS = ("plan", "textbook", "transfer")
 
@@ -79,23 +76,12 @@ class Record:
 
 def append(path: Path, record: Record) -> None:
     """Add one line: losing results too."""
-    body = {name: value for name, value in dataclasses.asdict(record).items() if value is not None or name in _REQUIRED}
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(body, allow_nan=False) + "\n")
+    lines.append(path, record)
 
 
 def read(path: Path) -> list[Record]:
     """All lines, oldest first; none where the file is missing. A line that is not a measurement is an error naming file and line."""
-    if not path.exists():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            found.append(_record(json.loads(line, parse_constant=_refuse)))
-        except ValueError as error:
-            message = "not a complete JSON line" if isinstance(error, json.JSONDecodeError) else error
-            raise LlmpqError(f"{path}: line {number}: {message}; mend or delete the line") from None
-    return found
+    return lines.read(path, _record)
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -133,12 +119,12 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def revision() -> str:
-    """The git revision, ``-dirty`` where what is measured or measures was changed since."""
+def revision(*measured: str) -> str:
+    """The git revision, ``-dirty`` where what is ``measured`` or measures was changed since: parts of the package (the planner's)."""
     here = Path(__file__).parents[1]
     try:
         head = _git(here, "rev-parse", "--short=12", "HEAD")
-        return head + ("-dirty" if _git(here, "status", "--porcelain", "--", "plan", "cost", "bench") else "")
+        return head + ("-dirty" if _git(here, "status", "--porcelain", "--", *(measured or ("plan", "cost", "bench"))) else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -147,42 +133,12 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
-_REQUIRED = {field.name for field in dataclasses.fields(Record) if field.default is dataclasses.MISSING}
-
-
 def _record(body: Any) -> Record:
-    _check(body, Record, "")
+    lines.check(body, Record)
     if body["kind"] not in KINDS:
         raise ValueError(f"key 'kind' is '{body['kind']}'; kinds are {', '.join(KINDS)}")
     datetime.datetime.fromisoformat(body["date"])
     if isinstance(body.get("counts"), dict):
-        _check(body["counts"], Form, "counts.")
+        lines.check(body["counts"], Form, "counts.")
         body = {**body, "counts": Form(**body["counts"])}
     return Record(**body)
-
-
-def _check(body: Any, kind: type, where: str) -> None:
-    """Keys and types as the dataclass has them; ValueError says which is not."""
-    if not isinstance(body, dict):
-        raise ValueError(f"expected an object, found {type(body).__name__}")
-    hints = get_type_hints(kind)
-    for name in body:
-        if name not in hints:
-            raise ValueError(f"unknown key '{where}{name}'")
-    for field in dataclasses.fields(kind):
-        if field.name not in body:
-            if field.default is dataclasses.MISSING:
-                raise ValueError(f"key '{where}{field.name}' is missing")
-            continue
-        hint = hints[field.name]
-        allowed = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        accepted = {int if kind is float else kind for kind in allowed} | {dict if kind is Form else kind for kind in allowed}
-        if type(body[field.name]) not in accepted:
-            raise ValueError(f"key '{where}{field.name}' must be {' or '.join(_NAMES[kind] for kind in allowed)}")
-
-
-_NAMES = {str: "text", int: "a whole number", float: "a number", type(None): "null", Form: "an object"}
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from llmpq.bench import cases
 from llmpq.bench.record import Record
@@ -29,7 +30,20 @@ def percent(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
-def origin(record: Record) -> list[str]:
+class Dated(Protocol):
+    """What says when and where it was measured."""
+
+    @property
+    def load(self) -> float: ...
+
+    @property
+    def date(self) -> str: ...
+
+    @property
+    def revision(self) -> str: ...
+
+
+def origin(record: Dated) -> list[str]:
     """Load, date and revision of a row."""
     return [f"{record.load:.1f}", record.date[:10], record.revision]
 

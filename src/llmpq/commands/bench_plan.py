@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from llmpq.bench.page import FIGURE, write_page
     from llmpq.bench.run import measure
 
-    _writable(args.results)
-    _writable(args.out)
+    writable(args.results)
+    writable(args.out)
     settings = _settings(args)
     try:
         if not args.render_only:
@@ -90,7 +90,7 @@ def _settings(args: argparse.Namespace) -> "Settings":
     )
 
 
-def _writable(path: Path) -> None:
+def writable(path: Path) -> None:
     from llmpq.errors import ConfigError
 
     if not path.parent.is_dir():
