@@ -17,7 +17,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast test-oracle auto-gptq lint format ui doctor bench-plan bench-quantise help clean
+.PHONY: run all test test-fast test-oracle auto-gptq lint format ui doctor bench-plan bench-serve bench-quantise help clean
 
 run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
@@ -57,6 +57,10 @@ ui: $(READY) ## Show the runs in the browser (PORT=5000)
 bench-plan: $(READY) ## Time the planner on the paper's clusters, on where it stopped (BENCH="--rows paper-5 --modes theta" for a part; wants a quiet machine)
 	@OMP_NUM_THREADS=1 llmpq bench-plan $(BENCH)
 
+bench-serve: $(READY) ## Time serving beside transformers, vLLM, openvino-genai and the machine's limit, on where it stopped (BENCH="--part floor,peers --rounds 5"; hours; wants a quiet machine)
+	@$(SNAKEMAKE) $(CORES) -- $(SERVED) $(TEST_DATA)
+	@llmpq bench-serve $(BENCH)
+
 bench-quantise: $(READY) ## Peak memory of quantising one layer, OPT-13b's shape by default (LAYER="5120 20480"; an hour on one core)
 	@python tests/unit/quant/measure_quantise.py build/bench-quantise-$(subst $(space),-,$(LAYER)) $(LAYER) 3,4,8
 
@@ -75,6 +79,7 @@ space := $(subst ,, )
 # Tests that keep one core busy and time nothing: a process each. All others run one after the other, on a machine of their own.
 SIDE_BY_SIDE := $(addprefix tests/,lp $(addprefix unit/,bench cost evaluate export indicator plan quant report simulate validity))
 TEST_DATA := resources/models/smollm2-135m-instruct/model.json $(addprefix resources/texts/,wikipedia.txt news.txt)
+SERVED := $(addprefix results/quantised/smollm2-135m-instruct/,gptq/layers-000-014 gptq/layers-015-029 ends)
 
 # The environment is ready once everything of requirements.txt is in it; a changed list installs what changed.
 $(READY): requirements.txt pyproject.toml

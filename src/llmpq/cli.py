@@ -37,6 +37,7 @@ ORDER = (
     "validity",
     "catalogue",
     "bench-plan",
+    "bench-serve",
 )  # the way the work flows; others follow by name
 
 

