@@ -12,7 +12,7 @@ from llmpq.bench_serve.ours import Ours
 from llmpq.evaluate.quality import evaluate_quality
 from llmpq.model.spec import ModelSpec
 from llmpq.model.tokenizer import load_tokenizer
-from llmpq.quant.layer_index import find_layer_file, layers_digest
+from llmpq.quant.layer_index import Place, find_layer_file, layers_digest
 from llmpq.quant.options import weight_option
 from llmpq.text import scored_windows
 
@@ -26,7 +26,7 @@ def perplexities(checkpoint: Path, quantised: Sequence[Path], system: Ours, text
 def weights_digest(checkpoint: Path, quantised: Sequence[Path], system: Ours) -> str:
     """Which weights ``system`` has; ArtifactError where a file is missing."""
     options = system.options(ModelSpec.from_directory(checkpoint))
-    places = [*enumerate(options), ("embedding", system.embedding), ("head", system.head)]
+    places: list[tuple[Place, str]] = [*enumerate(options), ("embedding", system.embedding), ("head", system.head)]
     files = [find_layer_file(list(quantised), place, option) for place, option in places if weight_option(option).quantised]
     return hashlib.sha256((system.name + layers_digest(files)).encode()).hexdigest()[:16]
 

@@ -165,7 +165,7 @@ class Bench:
             processes[name] = first_line(error)
             self._store(self._before(), about, status=f"{SKIPPED}: {first_line(error)}")
             return
-        measured = {"seconds": found.seconds, "cpu_s": found.cpu_s, "load_s": process.load_s, "version": process.version}
+        measured: dict[str, Any] = {"seconds": found.seconds, "cpu_s": found.cpu_s, "load_s": process.load_s, "version": process.version}
         self._store(before, about, peaks=[found.peak_bytes], same_tokens=self._same(about, found.tokens), **measured)
 
     def _start(self, peer: cases.Peer, cores: list[int]) -> PeerProcess:
