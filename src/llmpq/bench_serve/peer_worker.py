@@ -7,8 +7,10 @@ greedily, exactly n tokens a prompt whatever ends a text, and answered by ``{"se
 and nothing of llmpq.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -77,7 +79,12 @@ ENGINES: dict[str, Callable[[str, int], tuple[str, Generate]]] = {
 }
 
 
+_PR_SET_PDEATHSIG = 1
+
+
 def main() -> None:
+    # A stopped process sees no end of its input: the kernel ends it with whoever started it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Engines print what they like; answers go to a copy of standard output, all else to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
