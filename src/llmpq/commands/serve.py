@@ -85,5 +85,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {what:10} {measured[key]:8.2f} {unit}{expected}")
     if document.get("refused_requests"):
         reasons = ", ".join(f"{reason} {count}" for reason, count in document["refusals"].items())
-        print(f"{document['refused_requests']} requests were refused ({reasons}); their lines in the results say why")
+        were = "request was" if document["refused_requests"] == 1 else "requests were"
+        print(f"{document['refused_requests']} {were} refused ({reasons}); their lines in the results say why")
     return 0
