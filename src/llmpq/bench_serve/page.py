@@ -65,7 +65,8 @@ def _preface(shown: list[Line]) -> list[str]:
         "turn, forwards and backwards; other engines stay loaded and are stopped while it is not their turn, ours starts anew. Medians, "
         "with the quartiles in brackets. Seconds are from the first prompt to the last token, so prefill is in tokens/s; loading and one "
         "short warm-up are not. CPU s are processor seconds and peak MB resident memory of all processes of a system together, after "
-        "loading. Same tokens: share equal to those of ours at 16 bit, place by place; greedy runs part for good at the first near-tie "
+        "loading; of ours those of the stages, without the launcher, which only waits. Same tokens: share equal to those of "
+        "ours at 16 bit, place by place; greedy runs part for good at the first near-tie "
         "that falls differently.",
         "",
         "The model comes from a GGUF file at 4 bits (Q4_1), of which our reference and the fp32 checkpoint are the dequantised weights: "

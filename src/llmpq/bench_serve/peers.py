@@ -83,6 +83,9 @@ class PeerProcess:
             found = self._read(RUN_TIMEOUT_S)
             members = family(self._process.pid)
             used = cpu_s(members) - before
+            if [len(row) for row in found["tokens"]] != [new_tokens] * len(prompts):
+                lengths = sorted({len(row) for row in found["tokens"]})
+                raise PeerMissing(f"{self.engine}: {len(found['tokens'])} rows of {lengths} tokens, not {len(prompts)} of {new_tokens}")
             return Answer(float(found["seconds"]), used, sum(peak_bytes(member.pid) for member in members), found["tokens"])
         finally:
             self.pause()

@@ -24,9 +24,15 @@ from llmpq.sources import code_digest
 # What a measurement of each part runs: a change there makes stored lines old, peers' too, so that what is compared was interleaved.
 CODE = {
     "floor": ("llmpq.bench_serve.rates",),
-    "peers": ("llmpq.serve.worker", "llmpq.serve.batch", "llmpq.bench_serve.ours", "llmpq.bench_serve.peers"),
-    "quality": ("llmpq.evaluate.perplexity", "llmpq.model.stage"),
-    "curves": ("llmpq.serve.worker", "llmpq.serve.batch", "llmpq.bench_serve.ours"),
+    "peers": (
+        "llmpq.serve.worker",
+        "llmpq.serve.batch",
+        "llmpq.bench_serve.ours",
+        "llmpq.bench_serve.peers",
+        "llmpq.bench_serve.materials",
+    ),
+    "quality": ("llmpq.evaluate.perplexity", "llmpq.model.stage", "llmpq.bench_serve.quality", "llmpq.bench_serve.cases"),
+    "curves": ("llmpq.serve.worker", "llmpq.serve.batch", "llmpq.bench_serve.ours", "llmpq.bench_serve.materials"),
 }
 
 

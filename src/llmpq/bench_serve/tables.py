@@ -108,9 +108,10 @@ def _contest_row(lines: list[Line]) -> list[str]:
 
 
 def rates_of(groups: Groups, threads: int) -> Rates | None:
-    """The median rates with ``threads``; None where one is missing."""
-    found = {name: median(groups.get(("floor", name, "", Case(threads)), []), lambda line: line.value) for name in (*CLASSES, "bandwidth")}
-    known = {name: value for name, value in found.items() if value is not None}
+    """The best rates measured with ``threads``, for a floor is what nothing can be faster than; None where one is missing."""
+    own = {name: groups.get(("floor", name, "", Case(threads)), []) for name in (*CLASSES, "bandwidth")}
+    found = {name: [line.value for line in lines if line.value is not None] for name, lines in own.items()}
+    known = {name: max(values) for name, values in found.items() if values}
     return Rates({name: known[name] for name in CLASSES}, known["bandwidth"]) if len(known) == len(found) else None
 
 

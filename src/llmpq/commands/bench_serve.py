@@ -1,6 +1,7 @@
 """``llmpq bench-serve``: ours beside other engines, beside the machine's limit, and as work grows."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ def _settings(args: argparse.Namespace) -> "Settings":
         rounds=args.rounds,
         systems=cases.chosen(args.systems, [*cases.OURS, *cases.PEERS], "system"),
         batches=_numbers(args.batches, "--batches"),
-        threads=_numbers(args.threads, "--threads"),
+        threads=_numbers(args.threads, "--threads", None if args.render_only else len(os.sched_getaffinity(0))),
         curves=cases.chosen(args.curves, list(cases.CURVES), "curve"),
         checkpoint=args.checkpoint,
         quantised=args.quantised,
@@ -87,15 +88,13 @@ def _settings(args: argparse.Namespace) -> "Settings":
     )
 
 
-def _numbers(given: str, name: str) -> list[int]:
-    import os
-
+def _numbers(given: str, name: str, cores: int | None = None) -> list[int]:
+    """Whole numbers of an argument; ``cores`` is what they may be at most."""
     from llmpq.errors import ConfigError
 
     parts = [part.strip() for part in given.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"{name} is '{given}'; expected whole numbers separated by commas, such as 16,64")
-    cores = len(os.sched_getaffinity(0))
-    if name == "--threads" and max(map(int, parts)) > cores:
-        raise ConfigError(f"--threads is '{given}'; this process may use {cores} cores")
+    if cores is not None and max(map(int, parts)) > cores:
+        raise ConfigError(f"{name} is '{given}'; this process may use {cores} cores")
     return [int(part) for part in parts]

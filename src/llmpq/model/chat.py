@@ -43,7 +43,10 @@ class ChatTemplate:
         settings = _read_settings(settings_path) if settings_path.is_file() else {}
         special = {key: token for key, value in settings.items() if key.endswith("_token") and (token := _token(value)) is not None}
         if path.is_file():
-            return cls(path.read_text(encoding="utf-8"), special, path)
+            try:
+                return cls(path.read_text(encoding="utf-8"), special, path)
+            except (OSError, UnicodeDecodeError) as error:
+                raise ChatError(f"{path}: cannot be read ({first_line(error)}); save the tokenizer with its template again") from None
         source = settings.get("chat_template")
         if isinstance(source, list):
             named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}

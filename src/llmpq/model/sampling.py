@@ -12,23 +12,26 @@ def sample(logits: np.ndarray, temperatures: np.ndarray, top_ps: np.ndarray, dra
     likeliest tokens count whose probabilities first reach that sum (Holtzman et al. 2020, nucleus sampling), with all that tie with the
     last of them; the others get none. ``draws`` [b] in [0, 1) choose by inversion, in the order of the ids.
     """
+    rows = zip(logits, temperatures.tolist(), top_ps.tolist(), draws.tolist(), strict=True)  # one by one: little memory beside the logits
+    return np.array([_sample_row(*row) for row in rows], dtype=np.int64)
+
+
+def _sample_row(logits: np.ndarray, temperature: float, top_p: float, drawn: float) -> int:
     table = logits.astype(np.float64)
-    weights = np.exp((table - table.max(axis=1, keepdims=True)) / temperatures[:, None])
-    weights /= weights.sum(axis=1, keepdims=True)
-    cut = np.flatnonzero(top_ps < 1)
-    if cut.size:
-        weights[cut] = _nucleus(weights[cut], top_ps[cut])
-    sums = np.cumsum(weights, axis=1)
-    targets = draws * sums[:, -1]
-    return np.array([np.searchsorted(row, target, side="right") for row, target in zip(sums, targets, strict=True)], dtype=np.int64)
+    weights = np.exp((table - table.max()) / temperature)
+    weights /= weights.sum()
+    if top_p < 1:
+        weights = _nucleus(weights, top_p)
+    sums = np.cumsum(weights)
+    # Logits that are not finite lead behind the last token; their margin tells, once the token is taken.
+    return min(int(np.searchsorted(sums, drawn * sums[-1], side="right")), len(sums) - 1)
 
 
-def _nucleus(weights: np.ndarray, top_ps: np.ndarray) -> np.ndarray:
-    """``weights`` [b, vocab] with 0 for what is outside the nucleus of ``top_ps`` [b]."""
-    ordered = -np.sort(-weights, axis=1)
-    last = np.minimum((np.cumsum(ordered, axis=1) < top_ps[:, None]).sum(axis=1), weights.shape[1] - 1)
-    least = ordered[np.arange(weights.shape[0]), last]
-    return np.where(weights >= least[:, None], weights, 0.0)
+def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """``weights`` [vocab] with 0 for what is outside the nucleus of ``top_p``."""
+    ordered = np.sort(weights)[::-1]
+    last = min(int((np.cumsum(ordered) < top_p).sum()), len(weights) - 1)
+    return np.where(weights >= ordered[last], weights, 0.0)
 
 
 def draw(seed: int, position: int) -> float:

@@ -62,6 +62,9 @@ def _strategy(experiment: Experiment, run: Run) -> Document:
         raise ArtifactError(
             f"{experiment.directory / run.strategy}/plan.json: key 'predicted.total_s' is 0: its problem has empty cost tables"
         )
+    if run.serve and run.serve["schedule"] != plan["schedule"]:
+        found = f"it ran the schedule {run.serve['schedule']}, the plan prices {plan['schedule']}"
+        raise ArtifactError(f"{experiment.directory / run.strategy}/serve.json: {found}; serve the plan again with that schedule")
     entry: Document = {"strategy": run.strategy, "stages": len(plan["stages"])}
     for key in ("tokens_per_s", *PHASES):
         entry[key] = _beside(predicted[key], measured[key] if measured else None)

@@ -54,7 +54,7 @@ def serve(
     places = Outputs.at(Path(out), Path(requests_path))
     if is_artifact(Path(requests_path)):
         intake = read_artifact(Path(requests_path), spec)
-        options = _settings(settings, len(intake.requests), intake.ignore_eos)
+        options = _settings(settings, slots_of(plan, problem, len(intake.requests)), intake.ignore_eos)
         check_plan(plan, spec, options, Path(plan_path))
     else:
         options = _settings({**settings, "ignore_eos": False}, slots_of(plan, problem), False)
@@ -64,7 +64,7 @@ def serve(
     directories = {"checkpoint_dir": str(checkpoint_dir), "quantised_dir": [str(folder) for folder in folders] if folders else None}
     jobs = stage_jobs(plan, cluster, spec, intake.requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": intake.sha256}
-    key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders)}
+    key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders, spec)}
     with _writing(places.results):
         journal = Journal(places.journal, key, say)
     with journal:
@@ -141,12 +141,19 @@ def _labels(plan: Mapping[str, Any], cluster: Mapping[str, Any], settings: Mappi
     return {**experiment, "strategy": plan["strategy"], "source": "emulated" if emulated else "measured"}
 
 
-def _deciding(plan: Mapping[str, Any], options: Settings, checkpoint: Path, quantised: list[Path] | None) -> dict[str, Any]:
-    """What beside plan and requests decides the tokens; weights by the digests of layers and ends and the checkpoint's sizes and times."""
+def _deciding(
+    plan: Mapping[str, Any], options: Settings, checkpoint: Path, quantised: list[Path] | None, spec: ModelSpec
+) -> dict[str, Any]:
+    """What beside plan and requests decides the tokens; weights by the digests of layers and ends and the checkpoint's sizes and times.
+
+    Schedule and slots make the shapes of the calls, on which near-ties depend; tokens that end a text and the tokenizer, where it ends.
+    """
     layers = [option for stage in plan["stages"] for option in stage["options"]]
     ends = {"embedding": plan["stages"][0]["embedding_option"], "head": plan["stages"][-1]["head_option"]}
     files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(layers) if quantised and option != "32"]
     files += [find_layer_file(quantised, end, option) for end, option in ends.items() if quantised and weight_option(option).quantised]
-    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(checkpoint.glob("*.safetensors"))]
+    read = [*sorted(checkpoint.glob("*.safetensors")), *(path for path in [checkpoint / "tokenizer.json"] if path.is_file())]
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in read]
     weights = artifacts.digest({"layers": layers_digest(files), "checkpoint": states, "options": layers})
-    return {"weights": weights, "ignore_eos": options.ignore_eos, "ends": ends}
+    shapes = {"schedule": options.schedule, "slots": options.slots}
+    return {"weights": weights, "ignore_eos": options.ignore_eos, "eos": list(spec.eos_token_ids), "ends": ends, **shapes}

@@ -26,6 +26,18 @@ class ContinuousDriver(Driver):
     In ``clock`` prefill ends when the slots have been filled once and every first token is there.
     """
 
+    def _resident(self, count: int) -> set[int]:
+        return {min(count, self._slots)}
+
+    def _warm(self, kind: Kind, rows: int, longest: int) -> None:
+        """As it will be: prompts into slots that are listed, tokens at unlike positions."""
+        slots, ids = torch.arange(rows), torch.zeros((rows, longest) if kind is Kind.PREFILL else rows, dtype=torch.int64)
+        if kind is Kind.PREFILL:
+            header = Header(kind, 0, SCATTERED, rows, longest, measured=False)
+            self._pipeline.submit(header, torch.cat((torch.full((rows,), longest), slots)), ids)
+        else:
+            self._pipeline.submit(Header(kind, 0, 0, rows, 1, measured=False), (longest - slots).clamp(min=0), ids)
+
     def serve(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Serve all ``requests`` (id, prompt_tokens, max_new_tokens)."""
         start = time.perf_counter()

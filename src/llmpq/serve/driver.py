@@ -62,19 +62,23 @@ class Driver:
 
     def warm_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Run every call shape of ``requests`` once through all stages, unmeasured: page faults and kernels' first calls are over then."""
-        shapes: dict[tuple[Kind, int, int], None] = {}
-        for wave in waves(len(requests), self._slots):
-            prefill, decode = call_shapes(self._micro_batches(len(wave)))
-            longest = max(len(requests[index]["prompt_tokens"]) for index in wave)
-            shapes.update({(Kind.PREFILL, rows, longest): None for rows in prefill})
-            shapes.update({(Kind.DECODE, rows, longest): None for rows in decode})
-        for kind, rows, tokens in shapes:
-            header = Header(kind, 0, 0, rows, tokens if kind is Kind.PREFILL else 1, measured=False)
-            ids = torch.zeros((rows, tokens) if kind is Kind.PREFILL else rows, dtype=torch.int64)
-            # ``tokens`` is the length of the prompts in prefill, and in decode the position right behind them.
-            self._pipeline.submit(header, torch.full((rows,), tokens), ids)
-            self._pipeline.collect(torch.zeros(rows, dtype=torch.int64), torch.zeros(rows))
-            self._report()
+        longest = max(len(request["prompt_tokens"]) for request in requests)
+        shapes = [call_shapes(self._micro_batches(count)) for count in self._resident(len(requests))]
+        for kind, sizes in zip((Kind.PREFILL, Kind.DECODE), zip(*shapes, strict=True), strict=True):
+            for rows in sorted({rows for each in sizes for rows in each}, reverse=True):
+                self._warm(kind, rows, longest)
+                self._pipeline.collect(torch.zeros(rows, dtype=torch.int64), torch.zeros(rows))
+                self._report()
+
+    def _resident(self, count: int) -> set[int]:
+        """How many of ``count`` requests are resident at once, in one wave or another."""
+        return {len(wave) for wave in waves(count, self._slots)}
+
+    def _warm(self, kind: Kind, rows: int, longest: int) -> None:
+        """Submit a call on prompts of ``longest`` tokens, or for the tokens right behind them."""
+        header = Header(kind, 0, 0, rows, longest if kind is Kind.PREFILL else 1, measured=False)
+        ids = torch.zeros((rows, longest) if kind is Kind.PREFILL else rows, dtype=torch.int64)
+        self._pipeline.submit(header, torch.full((rows,), longest), ids)
 
     def serve(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Serve all ``requests`` (llmpq.serve.request.Request); times and tokens add up in ``clock``."""

@@ -5,6 +5,7 @@ settings). The file name carries the digest of the key, so a journal of another 
 not a declared output of the workflow, which deletes those of a failed job.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -92,8 +93,10 @@ class Journal:
             raise ServeError(f"{self.path}: a finished request could not be kept: {error.strerror}") from None
 
     def remove(self) -> None:
-        """Delete the file: its results are now in requests.jsonl."""
+        """Delete the file: its results are now in requests.jsonl. The folder goes too, where no other journal is in it."""
         self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
 
     def __enter__(self) -> "Journal":
         return self

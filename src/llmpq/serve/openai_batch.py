@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from llmpq.serve.request import RefusedError, is_text
+from llmpq.serve.request import RefusedError, is_text, shown
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LINE_KEYS = ("custom_id", "method", "url", "body")
@@ -54,9 +54,9 @@ def own_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise _unsupported(unknown[0])
     if values.get("method", "POST") != "POST":
-        raise RefusedError("invalid_value", "method", f"key 'method' is {values['method']!r}; POST is expected")
+        raise RefusedError("invalid_value", "method", f"key 'method' is {shown(values['method'])}; POST is expected")
     if values.get("url") not in (CHAT, COMPLETIONS):
-        raise RefusedError("invalid_value", "url", f"key 'url' is {values.get('url')!r}; {CHAT} or {COMPLETIONS} is expected")
+        raise RefusedError("invalid_value", "url", f"key 'url' is {shown(values.get('url'))}; {CHAT} or {COMPLETIONS} is expected")
     body = values.get("body")
     if not isinstance(body, dict):
         raise RefusedError("invalid_value", "body", "key 'body' is not an object; the parameters of the request are expected")
@@ -69,7 +69,7 @@ def own_values(values: Mapping[str, Any]) -> dict[str, Any]:
         if key in _NEUTRAL and value not in _NEUTRAL[key]:
             only = " or ".join(map(repr, _NEUTRAL[key]))
             raise RefusedError(
-                "unsupported_parameter", f"body.{key}", f"key 'body.{key}' is {str(value)[:60]!r}; only {only} is supported; leave it out"
+                "unsupported_parameter", f"body.{key}", f"key 'body.{key}' is {shown(value)}; only {only} is supported; leave it out"
             )
     limits = [body[key] for key in _LIMIT_KEYS if body.get(key) is not None]
     prompt = body.get("prompt")
@@ -83,10 +83,11 @@ def _unsupported(key: str) -> RefusedError:
 
 
 def names(values: Mapping[str, Any]) -> dict[str, str]:
-    """How a line calls what we call otherwise; for messages about a key."""
-    same = {key: f"body.{key}" for key in ("prompt", "messages", "stop", "temperature", "top_p", "seed")}
+    """How a line calls what we call otherwise; for messages about a key. Of the prompts, those that its address takes."""
+    prompts = {"messages": "body.messages"} if values["url"] == CHAT else {"prompt": "body.prompt", "prompt_tokens": "body.prompt"}
+    same = {key: f"body.{key}" for key in ("stop", "temperature", "top_p", "seed")}
     limit = next((key for key in _LIMIT_KEYS if values["body"].get(key) is not None), "max_tokens")
-    return {**same, "prompt_tokens": "body.prompt", "max_new_tokens": f"body.{limit}"}
+    return {**prompts, **same, "max_new_tokens": f"body.{limit}"}
 
 
 def answer(row: Mapping[str, Any], url: str, model: str, created: int, fingerprint: str) -> dict[str, Any]:

@@ -22,11 +22,13 @@ def cluster_of(plan: Mapping[str, Any], cores: list[int] | None = None) -> dict[
     return {"name": "plan", "types": types, "members": members}
 
 
-def slots_of(plan: Mapping[str, Any], problem: Mapping[str, Any] | None) -> int:
-    """Requests that are resident at once: the problem's, where it is at hand, else all that the plan's micro-batches hold."""
+def slots_of(plan: Mapping[str, Any], problem: Mapping[str, Any] | None, requests: int = 0) -> int:
+    """Requests that are resident at once: the problem's, where it is at hand, else all that the plan's micro-batches hold, or
+    ``requests`` where these just make up as many micro-batches."""
     if problem is not None:
         return int(problem["workload"]["slots"])
-    return int(plan["micro_batch"]["decode"] * plan["micro_batch"]["decode_count"])
+    size, count = int(plan["micro_batch"]["decode"]), int(plan["micro_batch"]["decode_count"])
+    return requests if -(-requests // size) == count else size * count
 
 
 def longest_sequence(plan: Mapping[str, Any], cluster: Mapping[str, Any], spec: ModelSpec, slots: int) -> int:

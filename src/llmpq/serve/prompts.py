@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from llmpq.errors import LlmpqError
-from llmpq.model.chat import ChatTemplate
+from llmpq.model.chat import ChatError, ChatTemplate
 from llmpq.model.tokenizer import load_tokenizer
 
 
@@ -20,7 +20,7 @@ class Prompts:
     def __init__(self, checkpoint_dir: str | Path) -> None:
         self._directory = Path(checkpoint_dir)
         self._tokenizer = load_tokenizer(checkpoint_dir) if (self._directory / "tokenizer.json").exists() else None
-        self._template: ChatTemplate | None = None
+        self._template: ChatTemplate | ChatError | None = None
 
     @property
     def decode(self) -> Callable[[Sequence[int]], str] | None:
@@ -35,7 +35,12 @@ class Prompts:
         """``messages`` through the chat template, which has its own special tokens. Raises ChatError where it refuses them."""
         tokenizer = self._needed()
         if self._template is None:
-            self._template = ChatTemplate.from_directory(self._directory)
+            try:
+                self._template = ChatTemplate.from_directory(self._directory)
+            except ChatError as error:
+                self._template = error
+        if isinstance(self._template, ChatError):
+            raise self._template
         return list(tokenizer.encode(self._template.render(messages), add_special_tokens=False).ids)
 
     def _needed(self) -> Tokenizer:

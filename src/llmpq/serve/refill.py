@@ -3,7 +3,7 @@
 The slots form the micro-batches of the barrier schedule for as long as the run lasts. Whenever the turn of a micro-batch comes, its free
 rows go to waiting requests, which are prefilled in chunks of at most xi rows; then one decode call goes over all of its rows, so that the
 shape of a decode call never changes. Rows that have just been admitted join the next turn, when their first token is known. Pure numbers,
-no torch: the runtime and the simulation of the schedule run this code.
+no torch.
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,6 @@ class Refill:
         # The next one is at the end.
         self._waiting = sorted(range(len(sizes)), key=lambda number: (sizes[number][1], sizes[number][0], -number))
         self._free = [list(range(batch.rows)) for batch in self.batches]
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
 
     def admit(self, batch: int) -> list[Admission]:
         """Give the free rows of a micro-batch, lowest first, to waiting requests; returns the prefill calls that this makes."""

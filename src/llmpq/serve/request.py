@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -61,15 +61,16 @@ def parse(values: Mapping[str, Any], identifier: str | int, prompts: Prompts, li
         name = names.get(key, key)
         return RefusedError(code, name, f"key '{name}' {message}")
 
-    tokens = _prompt(values, prompts, limits, refuse)
+    possible = dict.fromkeys(names.get(key, key) for key in PROMPT_KEYS if not names or key in names)
+    tokens = _prompt(values, prompts, limits, refuse, list(possible))
     room = limits.tokens - len(tokens)
     wanted = values.get("max_new_tokens")
     if wanted is None:
         wanted = max(1, min(limits.max_new_tokens, room))
     elif not _is_integer(wanted) or wanted < 1:
-        raise refuse("max_new_tokens", f"is {_shown(wanted)}; a whole number of at least 1 is expected")
+        raise refuse("max_new_tokens", f"is {shown(wanted)}; a whole number of at least 1 is expected")
     if wanted > room:
-        total = f"prompt ({len(tokens)}) and new tokens ({_shown(wanted)}) are more than {limits.tokens} together, {limits.tokens_why}"
+        total = f"prompt ({len(tokens)}) and new tokens ({shown(wanted)}) are more than {limits.tokens} together, {limits.tokens_why}"
         raise RefusedError("too_long", names.get("max_new_tokens", "max_new_tokens"), f"{total}; shorten one of them")
     request: Request = {"id": identifier, "prompt_tokens": tokens, "max_new_tokens": wanted}
     sampling = _sampling(values, identifier, limits, refuse)
@@ -93,7 +94,7 @@ def checked_id(value: Any, key: str) -> str | int:
         return int(value)
     if isinstance(value, str) and value and is_text(value):
         return value
-    raise RefusedError("invalid_value", key, f"key '{key}' is {_shown(value)}; an id is a text that is not empty, or a whole number")
+    raise RefusedError("invalid_value", key, f"key '{key}' is {shown(value)}; an id is a text that is not empty, or a whole number")
 
 
 def is_text(value: str) -> bool:
@@ -105,16 +106,16 @@ def is_text(value: str) -> bool:
     return True
 
 
-def _prompt(values: Mapping[str, Any], prompts: Prompts, limits: Limits, refuse: Any) -> list[int]:
+def _prompt(values: Mapping[str, Any], prompts: Prompts, limits: Limits, refuse: Any, possible: Sequence[str]) -> list[int]:
     given = [key for key in PROMPT_KEYS if values.get(key) is not None]
     if len(given) != 1:
         found = f"has {' and '.join(given)}" if given else "has no prompt"
-        raise RefusedError("invalid_value", None, f"the request {found}; give one of {', '.join(PROMPT_KEYS)}")
+        raise RefusedError("invalid_value", None, f"the request {found}; give {' or '.join(possible)}, and only one")
     key, value = given[0], values[given[0]]
     try:
         if key == "prompt":
             if not isinstance(value, str) or not is_text(value):
-                raise refuse(key, f"is {_shown(value)}; a text is expected")
+                raise refuse(key, f"is {shown(value)}; a text is expected")
             tokens = prompts.of_text(value) if value else []
         elif key == "messages":
             tokens = prompts.of_messages(_messages(value, refuse))
@@ -135,16 +136,16 @@ def _prompt(values: Mapping[str, Any], prompts: Prompts, limits: Limits, refuse:
 
 def _token_ids(value: Any, vocab: int, refuse: Any) -> list[int]:
     if not isinstance(value, list) or not all(map(_is_integer, value)):
-        raise refuse("prompt_tokens", f"is {_shown(value)}; a list of token ids is expected")
+        raise refuse("prompt_tokens", f"is {shown(value)}; a list of token ids is expected")
     wrong = next((token for token in value if not 0 <= token < vocab), None)
     if wrong is not None:
-        raise refuse("prompt_tokens", f"has token {_shown(wrong)}, the model's vocabulary is 0 to {vocab - 1}", "token_out_of_range")
+        raise refuse("prompt_tokens", f"has token {shown(wrong)}, the model's vocabulary is 0 to {vocab - 1}", "token_out_of_range")
     return value
 
 
 def _messages(value: Any, refuse: Any) -> list[dict[str, str]]:
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise refuse("messages", f"is {_shown(value)}; a list of objects with role and content is expected")
+        raise refuse("messages", f"is {shown(value)}; a list of objects with role and content is expected")
     if not value:
         raise refuse("messages", "is empty; a prompt has at least one message", "empty_prompt")
     checked = []
@@ -156,7 +157,7 @@ def _messages(value: Any, refuse: Any) -> list[dict[str, str]]:
         read = {key: _content(message[key]) if key == "content" else message[key] for key in MESSAGE_KEYS if message.get(key) is not None}
         wrong = next((key for key in ("role", "content", *read) if not isinstance(read.get(key), str) or not is_text(read[key])), None)
         if wrong is not None:
-            raise refuse("messages", f"has {_shown(message.get(wrong))} as {wrong} of message {number}; a text is expected")
+            raise refuse("messages", f"has {shown(message.get(wrong))} as {wrong} of message {number}; a text is expected")
         checked.append(read)
     return checked
 
@@ -173,11 +174,11 @@ def _sampling(values: Mapping[str, Any], identifier: str | int, limits: Limits, 
     temperature, top_p, seed = (values.get(key) for key in ("temperature", "top_p", "seed"))
     temperature, top_p = 0.0 if temperature is None else temperature, 1.0 if top_p is None else top_p
     if not _is_number(temperature) or not 0 <= temperature <= MAX_TEMPERATURE:
-        raise refuse("temperature", f"is {_shown(temperature)}; a number from 0 (greedy) to {MAX_TEMPERATURE:g} is expected")
+        raise refuse("temperature", f"is {shown(temperature)}; a number from 0 (greedy) to {MAX_TEMPERATURE:g} is expected")
     if not _is_number(top_p) or not 0 < top_p <= 1:
-        raise refuse("top_p", f"is {_shown(top_p)}; a number above 0, up to 1 (all tokens) is expected")
+        raise refuse("top_p", f"is {shown(top_p)}; a number above 0, up to 1 (all tokens) is expected")
     if seed is not None and (not _is_integer(seed) or not -(2**63) <= seed < 2**63):
-        raise refuse("seed", f"is {_shown(seed)}; a whole number of up to 64 bits is expected")
+        raise refuse("seed", f"is {shown(seed)}; a whole number of up to 64 bits is expected")
     if temperature == 0:
         return None
     return {
@@ -190,7 +191,7 @@ def _sampling(values: Mapping[str, Any], identifier: str | int, limits: Limits, 
 def _stops(value: Any, prompts: Prompts, refuse: Any) -> list[str]:
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(stop, str) and stop and is_text(stop) for stop in stops):
-        raise refuse("stop", f"is {_shown(value)}; a text that is not empty, or a list of up to {MAX_STOPS} of them, is expected")
+        raise refuse("stop", f"is {shown(value)}; a text that is not empty, or a list of up to {MAX_STOPS} of them, is expected")
     if stops and prompts.decode is None:
         raise refuse("stop", "needs text, and the checkpoint has no tokenizer.json; leave it out", "unsupported_parameter")
     return stops
@@ -201,11 +202,14 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a message: short, and writable whatever it holds."""
-    text = f"an object of {len(value)} entries" if isinstance(value, (dict, list)) and len(value) > 8 else repr(value)
+    try:
+        text = f"an object of {len(value)} entries" if isinstance(value, (dict, list)) and len(value) > 8 else repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        return "too long or too deep to be shown"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:60]} …"

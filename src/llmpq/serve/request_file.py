@@ -62,6 +62,8 @@ class Intake:
 
 def is_artifact(path: Path) -> bool:
     """Whether ``path`` is a workload artifact: one JSON object over many lines, or one with a schema; else it holds JSON lines."""
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path}: not a regular file, and it is read more than once; write the requests to a file and give that")
     try:
         with path.open("rb") as file:
             first = next((line for line in iter(lambda: file.readline(_SNIFFED), b"") if line.strip()), b"")
@@ -145,8 +147,7 @@ class _Reader:
             self._seen[identifier] = number
             self._accept(number, identifier, values, openai)
         except RefusedError as error:
-            message = str(error).encode("utf-8", "backslashreplace").decode()
-            at = None if error.key is None else error.key.encode("utf-8", "backslashreplace").decode()
+            message, at = _writable(str(error), 500), None if error.key is None else _writable(error.key, 100)
             self.refusals.append(Refusal(number, identifier, error.code, at, message, openai))
 
     def _accept(self, number: int, identifier: str | int, values: dict[str, Any], openai: bool) -> None:
@@ -161,6 +162,12 @@ class _Reader:
             own, origin, names = values, Origin(number), {}
         self.requests.append(parse(own, identifier, self._prompts, self._limits, names))
         self.origins[identifier] = origin
+
+
+def _writable(text: str, most: int) -> str:
+    """A text that can be written as UTF-8, of at most ``most`` characters: a line's own keys can be of any length."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[:most]} …"
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 Decode = Callable[[Sequence[int]], str]
 _UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character whose others are still to come
 
+_PATIENCE = 32  # tokens that may bring no finished character: more are no character, and decoding all of them anew would grow with each
+
 
 class StopWatch:
     """Watches one sequence for its stop strings.
@@ -32,6 +34,6 @@ class StopWatch:
         places = [place for stop in self._stops if (place := text.find(stop, start)) >= 0]
         if places:
             self.text = text[: min(places)]
-        elif len(found) > len(known) and not found.endswith(_UNFINISHED):
+        elif len(self._tokens) - self._done > _PATIENCE or (len(found) > len(known) and not found.endswith(_UNFINISHED)):
             self._context, self._done, self.text = self._done, len(self._tokens), self.text + found[len(known) :]
         return bool(places)

@@ -20,7 +20,7 @@ from llmpq.errors import ServeError, first_line
 HEADER_BYTES = 128
 SCATTERED = -1
 _ALIGNMENT = 64  # of the float block: what vectorised kernels like
-_MAGIC = 0x6C6C6D7071_01  # "llmpq", version 1 of the wire format
+_MAGIC = 0x6C6C6D7071_02  # "llmpq", version 2 of the wire format
 
 
 class PeerError(ServeError):
@@ -43,7 +43,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``step`` is the index of the token being generated; ``measured`` is false for the warm-up.
+    """``step`` is the index of the token being generated, where all rows are at the same; ``measured`` is false for the warm-up.
 
     Rows take the slots from ``first_slot`` on, in prefill any where it is SCATTERED: then their numbers follow the prompt lengths.
     """

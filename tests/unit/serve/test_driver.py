@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import serve_cases
 import torch
 
 from llmpq.emulation import Emulator
 from llmpq.errors import ServeError
+from llmpq.model.sampling import draw, sample
 from llmpq.model.stage import StageModel
 from llmpq.serve.continuous import ContinuousDriver
 from llmpq.serve.driver import Driver
@@ -167,6 +169,25 @@ def test_logits_that_are_not_numbers_are_an_error(tiny_checkpoint: Path) -> None
     broken.layers[2].mlp_norm.weight.fill_(float("nan"))
     with pytest.raises(ServeError, match="request r0: the logits are not finite"):
         drive(broken, serve_cases.requests([4], 2), (1, 1), 1)
+    sampled = [{**request, "sampling": {"temperature": 1.0, "top_p": 0.9, "seed": 1}} for request in serve_cases.requests([4], 3)]
+    with pytest.raises(ServeError, match="request r0: the logits are not finite"):
+        drive(broken, sampled, (1, 1), 1)
+
+
+@pytest.mark.parametrize("kind", [Driver, ContinuousDriver])
+def test_each_token_is_drawn_for_its_own_position(model: StageModel, kind: type[Driver]) -> None:
+    requests = [
+        {**request, "sampling": {"temperature": 1.3, "top_p": 0.95, "seed": 5 + number}}
+        for number, request in enumerate(serve_cases.requests([5, 9, 3], [6, 4, 7]))
+    ]
+    records, _, _ = drive(model, requests, (2, 2), 2, kind=kind)
+    for request in requests:
+        sequence, how = list(request["prompt_tokens"]), request["sampling"]
+        for token in records[request["id"]]["tokens"]:
+            logits = model.logits(torch.tensor([sequence]))[0, -1:].numpy()
+            values = (np.array([value]) for value in (how["temperature"], how["top_p"], draw(how["seed"], len(sequence))))
+            assert token == int(sample(logits, *values)[0])
+            sequence.append(token)
 
 
 def test_progress_is_told_after_every_chunk_of_prefill(model: StageModel, monkeypatch: pytest.MonkeyPatch) -> None:

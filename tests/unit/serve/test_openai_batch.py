@@ -55,7 +55,7 @@ def test_parameters_are_taken_over(tmp_path: Path, prompts: Prompts) -> None:
 @pytest.mark.parametrize(
     ("bad", "code", "key", "message"),
     [
-        (line("a", {**CHAT, "n": 2}), "unsupported_parameter", "body.n", "key 'body.n' is '2'; only 1 is supported; leave it out"),
+        (line("a", {**CHAT, "n": 2}), "unsupported_parameter", "body.n", "key 'body.n' is 2; only 1 is supported; leave it out"),
         (
             line("a", {**CHAT, "logprobs": True, "top_logprobs": 2}),
             "unsupported_parameter",

@@ -1,6 +1,7 @@
 """Files of requests: good lines are requests, every bad one is a refusal of its own that names line, key and what to do."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,11 @@ POISON = [
     (b"[1]", "invalid_json", None, "a JSON object is expected, found list"),
     (b"[" * 100_000, "invalid_json", None, "nested too deeply"),
     (b'{"id": "a", "prompt": "caf\xe9"}', "invalid_utf8", None, "byte 27 is not UTF-8; save the file as UTF-8"),
-    ({"id": "a"}, "invalid_value", None, "the request has no prompt; give one of prompt, prompt_tokens, messages"),
-    ({"id": "a", "prompt": "x", "messages": []}, "invalid_value", None, "the request has prompt and messages; give one of"),
+    ({"id": "a"}, "invalid_value", None, "the request has no prompt; give prompt or prompt_tokens or messages"),
+    ({"id": "a", "prompt": "x", "temperature": 10**400}, "invalid_value", "temperature", "key 'temperature' is 1000"),
+    ({"id": "a", "prompt": "x", "top_p": 10**400}, "invalid_value", "top_p", "key 'top_p' is 1000"),
+    ({"id": "a", "prompt": "x", "y" * 10_000: 1}, "unsupported_parameter", "y" * 100 + " …", "key 'yyy"),
+    ({"id": "a", "prompt": "x", "messages": []}, "invalid_value", None, "the request has prompt and messages; give prompt or"),
     ({"id": "a", "prompt": ""}, "empty_prompt", "prompt", "key 'prompt' is empty; a prompt has at least one token"),
     ({"id": "a", "prompt_tokens": []}, "empty_prompt", "prompt_tokens", "is empty"),
     ({"id": "a", "messages": []}, "empty_prompt", "messages", "is empty; a prompt has at least one message"),
@@ -201,3 +205,10 @@ def test_artifacts_and_lines_are_told_apart(tmp_path: Path, name: str, content: 
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"none.jsonl: no such file; give a workload artifact or JSON lines"):
         is_artifact(tmp_path / "none.jsonl")
+
+
+def test_requests_through_a_pipe_are_refused(tmp_path: Path) -> None:
+    """They are read more than once: the first reader would take lines from the second."""
+    os.mkfifo(tmp_path / "in.jsonl")
+    with pytest.raises(ArtifactError, match=r"in\.jsonl: not a regular file"):
+        is_artifact(tmp_path / "in.jsonl")
