@@ -71,9 +71,10 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def message_bytes(rows: int, tokens: int, width: int) -> int:
-    """Bytes of the largest message of ``rows`` sequences with ``tokens`` vectors of ``width`` fp32 numbers each."""
-    return HEADER_BYTES + _aligned(16 * rows) + 4 * rows * tokens * width
+def message_bytes(rows: int, tokens: int, width: int, scattered: bool = False) -> int:
+    """Bytes of the largest message of ``rows`` sequences (``scattered``: with their slots), ``tokens`` vectors of ``width`` fp32 numbers
+    each."""
+    return HEADER_BYTES + _aligned(8 * rows * (2 if scattered else 1)) + 4 * rows * tokens * width
 
 
 class Sender:

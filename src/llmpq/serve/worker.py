@@ -113,11 +113,13 @@ def _buffers(job: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
 
     rank, stages = job["rank"], job["stages"]
     prefill_rows, decode_rows = job["sizes"]
-    hidden = max(message_bytes(prefill_rows, job["longest_prompt"], job["hidden"]), message_bytes(decode_rows, 1, job["hidden"]))
+    continuous = job["schedule"] == "continuous"
+    prefill = message_bytes(prefill_rows, job["longest_prompt"], job["hidden"], scattered=continuous)
+    hidden = max(prefill, message_bytes(decode_rows, 1, job["hidden"]))
     tokens = message_bytes(max(prefill_rows, decode_rows), 1, 1)
     # The first posts as many as can be under way at once, so that the last stage never waits for it to look: a prefill call for each slot
     # at most, beside a decode call for each micro-batch where they mix.
-    calls = job["slots"] + (-(-job["slots"] // decode_rows) if job["schedule"] == "continuous" else 0)
+    calls = job["slots"] + (-(-job["slots"] // decode_rows) if continuous else 0)
     incoming = (tokens, calls) if rank == 0 else (hidden, _RING)
     outgoing = (tokens, 2 * _RING) if rank == stages - 1 else (hidden, _RING)
     return incoming, outgoing
