@@ -8,7 +8,7 @@ from types import TracebackType
 
 import psutil
 
-EVERY_S = 0.2
+EVERY_S = 0.1
 _RESIDENT_PEAK = "5"  # what clear_refs takes to set VmHWM back to the present size (Linux, proc(5))
 
 
@@ -64,8 +64,10 @@ class StagePeaks:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 command = process.cmdline()
                 if "llmpq.serve.worker" in command:
-                    self._pids[int(command[-1])] = process.pid
+                    rank = int(command[-1])
                     forget_peak(process.pid)
+                    self.bytes[rank] = peak_bytes(process.pid)  # a run may be over before the next look
+                    self._pids[rank] = process.pid
 
     def __enter__(self) -> "StagePeaks":
         self._thread.start()

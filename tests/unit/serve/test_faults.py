@@ -183,7 +183,7 @@ def test_when_the_launcher_is_stopped_no_stage_outlives_it_and_the_command_goes_
     if number == signal.SIGKILL:  # nobody could tidy up
         case.cluster = serve_cases.cluster(2)
         output, errors = launcher(case).communicate(timeout=60)
-        assert "3 requests, 120 tokens: " in output, errors
+        assert "3 requests, 120 tokens in " in output, errors
         assert [row["tokens"] for row in case.results()] == [row["tokens"] for row in undisturbed]
 
 
