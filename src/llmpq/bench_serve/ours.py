@@ -74,8 +74,8 @@ def plan_body(spec: ModelSpec, system: Ours, stages: int, slots: int, prompt_tok
     counts = {"prefill_count": -(-slots // prefill), "decode_count": -(-slots // rows)}
     certificate = {
         "objective": 1.0,
-        "bound": 1.0,
-        "gap": 0.0,
+        "bound": None,
+        "gap": None,
         "solver": "none",
         "solver_version": "0",
         "status": "heuristic",

@@ -36,11 +36,11 @@ class Refill:
 
     def admit(self, batch: int) -> list[Admission]:
         """Give the free rows of a micro-batch, lowest first, to waiting requests; returns the prefill calls that this makes."""
-        free = self._free[batch]
+        free = sorted(self._free[batch])
         count = min(len(free), len(self._waiting))
         if not count:
             return []
-        rows, self._free[batch] = sorted(free)[:count], sorted(free)[count:]
+        rows, self._free[batch] = free[:count], free[count:]
         taken = [self._waiting.pop() for _ in range(count)]
         found, first = [], 0
         for size in balanced(count, -(-count // self._most)):

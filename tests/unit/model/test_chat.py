@@ -71,3 +71,9 @@ def test_the_prepared_model_has_its_template_and_renders_as_in_transformers(real
 
     expected = AutoTokenizer.from_pretrained(real_model_dir).apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert ChatTemplate.from_directory(real_model_dir).render(messages) == expected
+
+
+def test_a_template_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"caf\xe9")
+    with pytest.raises(ChatError, match=r"chat_template\.jinja: cannot be read"):
+        ChatTemplate.from_directory(tmp_path)

@@ -17,6 +17,7 @@ from llmpq.serve.continuous import ContinuousDriver
 from llmpq.serve.driver import Driver
 from llmpq.serve.pipeline import Pipeline
 from llmpq.serve.stage import Stage
+from llmpq.serve.transport import Header
 
 LENGTHS, LIMITS = [5, 9, 17, 12, 3, 30, 21, 8, 1, 26], [4, 12, 12, 3, 1, 7, 12, 2, 12, 5]
 
@@ -202,3 +203,22 @@ def test_progress_is_told_after_every_chunk_of_prefill(model: StageModel, monkey
         driver.serve(requests)
     assert told[:3] == [(2, 0), (4, 0), (5, 0)]
     assert told[-1] == (5, 10)
+
+
+@pytest.mark.parametrize("kind", [Driver, ContinuousDriver])
+def test_each_shape_is_warmed_once_however_many_waves_there_are(model: StageModel, kind: type[Driver]) -> None:
+    requests = serve_cases.requests(list(range(3, 15)), 2)
+    ran: list[tuple[str, int]] = []
+    with torch.inference_mode():
+        stage = Stage(model, model.new_cache(2, 16), Emulator())
+        pipeline = Pipeline(stage, None, None)
+        submit = pipeline.submit
+
+        def counted(header: Header, *given: torch.Tensor) -> None:
+            ran.append((header.kind.name.lower(), header.rows))
+            submit(header, *given)
+
+        pipeline.submit = counted  # type: ignore[method-assign]
+        driver = kind(pipeline, slots=2, sizes=(2, 2), ends=(), finished=lambda _: None, progress=lambda *_: None)
+        driver.warm_up(requests)
+    assert ran == [("prefill", 2), ("decode", 2)]

@@ -62,3 +62,19 @@ def test_any_cut_into_tokens_finds_the_same_place(cut: int) -> None:
 
 def test_tokens_without_text_change_nothing() -> None:
     assert watch([b"one ", b"", b"ST", b"", b"", b"OP"], "STOP") == (6, "one ")
+
+
+def test_tokens_that_never_make_a_character_are_not_decoded_over_and_over() -> None:
+    longest = 0
+
+    def decode(tokens: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(tokens))
+        return "".join("a" if token else "\ufffd" for token in tokens)
+
+    found = StopWatch(decode, ["ab"])
+    for _ in range(500):
+        assert not found.push(0)
+    assert longest < 100
+    assert not found.push(1)
+    assert found.text.endswith("\ufffda")
