@@ -106,6 +106,14 @@ def test_an_unknown_name_in_a_path_is_one_line(tmp_path: Path, target: str, mess
     assert "Traceback" not in ended.stderr
 
 
+def test_a_quantizer_that_no_profile_times_can_be_asked_for(tmp_path: Path) -> None:
+    program, target = str(Path(sys.executable).parent / "snakemake"), "results/quantised/smollm2-135m-instruct/gptq-fine/layers-000-014"
+    command = [program, "--snakefile", str(ROOT / "Snakefile"), "-n", "--cores", "2", "--workflow-profile", "none", "--", target]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "gptq-fine" in ended.stdout + ended.stderr
+
+
 def test_the_slurm_profile_is_found_and_plans_all(tmp_path: Path) -> None:
     program = str(Path(sys.executable).parent / "snakemake")
     command = [program, "--profile", str(ROOT / "slurm"), "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--", "all"]

@@ -120,6 +120,19 @@ def test_an_engine_that_dies_is_missed(checkpoint: Path) -> None:
             peer.run([[8, 9]], 2)
 
 
+def test_an_engine_that_stops_early_is_no_row(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PeerProcess(Path(sys.executable), "transformers", checkpoint, [CORE]) as peer:
+        whole = peer._read
+
+        def cut(patience_s: float) -> dict[str, object]:
+            found = whole(patience_s)
+            return {**found, "tokens": [row[:-1] for row in found["tokens"]]}
+
+        monkeypatch.setattr(peer, "_read", cut)
+        with pytest.raises(PeerMissing, match=r"1 rows of \[3\] tokens, not 1 of 4"):
+            peer.run([[8, 9]], 4)
+
+
 def test_a_list_that_cannot_be_installed_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"{tmp_path}/no-such-package.whl\n", encoding="utf-8")
     environment = Environment(tmp_path / "environment", tmp_path / "list.txt")

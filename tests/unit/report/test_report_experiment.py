@@ -32,6 +32,13 @@ def test_a_missing_file_is_named(paths: Paths, name: str) -> None:
     assert _refused(paths).startswith(f"{paths.directory / name}: no such file")
 
 
+def test_a_run_of_another_schedule_than_the_one_priced_is_named(paths: Paths) -> None:
+    file = paths.directory / "llmpq" / "serve.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**found, "schedule": "continuous"}), encoding="utf-8")
+    assert _refused(paths).startswith(f"{file}: it ran the schedule continuous, the plan prices barrier")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_is_named(paths: Paths, name: str) -> None:
     file = paths.directory / name
