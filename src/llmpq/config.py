@@ -39,6 +39,7 @@ class Model:
     source: str
     layers: int
     end_options: list[str] = field(default_factory=lambda: ["16", "8", "w8a8"])
+    kv_options: list[str] = field(default_factory=lambda: ["16"])
     wheel: str = ""
     member: str = ""
     sha256: str = ""

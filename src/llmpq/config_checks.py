@@ -9,7 +9,7 @@ from llmpq.config_evaluate import BENCHMARK_TEXTS, TASKS, TEXTS, evaluation_text
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
-from llmpq.quant.options import END_OPTIONS, OPTIONS, known_options, options_of_end
+from llmpq.quant.options import END_OPTIONS, KV_OPTIONS, OPTIONS, known_options, options_of_end
 
 CHOICES = {
     "model.source": ("package", "path", "hub", "shape"),
@@ -42,6 +42,7 @@ NOT_NEGATIVE = {
     "cluster": ("link.delay_ms",),
 }
 NOT_EMPTY = (
+    "model.kv_options",
     "profile.micro_batches",
     "profile.prompt_tokens",
     "profile.contexts",
@@ -69,6 +70,7 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     _check_names(experiment["strategies"], tuple(STRATEGIES), "strategies", fail)
     _check_names(experiment["quantizer"]["options"], OPTIONS, "quantizer.options", fail, known_options())
     _check_end_options(experiment["model"]["end_options"], fail)
+    _check_names(experiment["model"]["kv_options"], KV_OPTIONS, "model.kv_options", fail)
     _check_names(experiment["evaluate"]["texts"], TEXTS, "evaluate.texts", fail)
     if experiment["evaluate"]["tasks"]:
         _check_names(experiment["evaluate"]["tasks"], TASKS, "evaluate.tasks", fail)
@@ -96,7 +98,7 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
         fail("planner.pareto.points", f"is {experiment['planner']['pareto']['points']}, expected 2 or more")
     for key in NOT_EMPTY:
         if _get(experiment, key) == []:
-            fail(key, "is empty; list at least one size")
+            fail(key, "is empty; list at least one")
     _check_regions(experiment, fail)
     _check_ranges(experiment, fail)
     _check_cluster(experiment["cluster"], fail)

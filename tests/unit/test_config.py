@@ -92,6 +92,8 @@ def test_an_override_reaches_its_key() -> None:
         ('quantizer.options=["16","5"]', ["quantizer.options", "5"]),
         ('model.end_options=["16","4"]', ["model.end_options", "'4'", "32, 16, 8, w8a8"]),
         ("model.end_options=[]", ["model.end_options", "empty"]),
+        ('model.kv_options=["16","4"]', ["model.kv_options", "'4'", "16, 8"]),
+        ("model.kv_options=[]", ["model.kv_options", "empty"]),
         ("model.end_options=[w8a8]", ["model.end_options", "none of which the embedding may have", "32, 16, 8"]),
         ("quantizer.method=auto-gptq", ["quantizer.options", "w8a8-outlier", "leave it out"]),
         ('quantizer.options=["16","8"]', ["quantizer.options", "lacks '4'"]),

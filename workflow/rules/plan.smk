@@ -29,7 +29,7 @@ rule problem:
     conda:
         ENVIRONMENT
     params:
-        model=of_experiment("model", "end_options"),
+        model=of_experiment("model", "end_options kv_options"),
         cluster=of_experiment("cluster"),
         workload=of_experiment("workload", "name requests slots prompt_tokens new_tokens"),
         quantizer=of_experiment("quantizer", "options"),

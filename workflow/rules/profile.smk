@@ -18,7 +18,7 @@ rule profile:
     params:
         profile=of_entry("profile", "micro_batches prompt_tokens contexts repeats warmup options"),
         device=of_entry("device", "kind source cores slowdown"),
-        model=of_entry("model", "end_options"),
+        model=of_entry("model", "end_options kv_options"),
         code=code_digest("llmpq.profile.layers"),
     message:
         "Time one layer, embedding and head of {wildcards.model} on {wildcards.device}"

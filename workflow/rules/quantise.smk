@@ -86,7 +86,7 @@ rule indicator:
     params:
         indicator=of_entry("indicator"),
         quantizer=of_entry("quantizer", "options"),
-        model=of_entry("model", "end_options"),
+        model=of_entry("model", "end_options kv_options"),
         code=code_digest("llmpq.indicator.*"),
     message:
         "Score the options of every layer of {wildcards.model} by {wildcards.indicator}"

@@ -2,6 +2,7 @@
 
 from llmpq.indicator.table import write_indicator
 from llmpq.job import job
+from llmpq.quant.options import layer_options
 
 with job(snakemake):
     given, names, params = snakemake.input, snakemake.wildcards, snakemake.params
@@ -13,7 +14,7 @@ with job(snakemake):
         model=names.model,
         quantizer=names.quantizer,
         indicator={"name": names.indicator, **params.indicator},
-        options=params.quantizer["options"],
+        options=layer_options(params.quantizer["options"], params.model["kv_options"]),
         ends_dir=given.ends,
         end_options=params.model["end_options"],
     )

@@ -22,4 +22,5 @@ with job(snakemake):
         options=settings.quantizer["options"],
         schedule=settings.serve["schedule"],
         end_options=settings.model["end_options"],
+        kv_options=settings.model["kv_options"],
     )

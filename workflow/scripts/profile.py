@@ -2,6 +2,7 @@
 
 from llmpq.job import job
 from llmpq.profile.layers import profile_device
+from llmpq.quant.options import layer_options
 
 with job(snakemake):
     names, settings = snakemake.wildcards, dict(snakemake.params.profile)
@@ -11,6 +12,6 @@ with job(snakemake):
         {"name": names.device, **snakemake.params.device},
         {"name": names.profile, **settings},
         snakemake.output[0],
-        options=settings.pop("options"),
+        options=layer_options(settings.pop("options"), snakemake.params.model["kv_options"]),
         end_options=snakemake.params.model["end_options"],
     )

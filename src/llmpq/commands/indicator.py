@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--moment", choices=("variance", "second"), default="variance", help="variance: moment of the inputs")
     parser.add_argument("--seed", type=int, default=0, help="random: which draw (default: %(default)s)")
     parser.add_argument(
-        "--options", default="16,8,w8a8-outlier,w8a8,4,3", help="weight options, separated by commas (default: %(default)s)"
+        "--options",
+        default="16,8,w8a8-outlier,w8a8,4,3",
+        help="options, separated by commas; 4/kv8 is 4 with an 8-bit cache (default: %(default)s)",
     )
     parser.add_argument("--ends", type=Path, metavar="DIR", help="directory of the quantised embedding and head")
     parser.add_argument("--end-options", help="options of embedding and head, separated by commas (default: 16; with --ends 16,8,w8a8)")

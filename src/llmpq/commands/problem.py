@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         options=chosen["quantizer"]["options"],
         schedule=chosen["serve"]["schedule"],
         end_options=chosen["model"]["end_options"],
+        kv_options=chosen["model"]["kv_options"],
     )
     print(f"{args.out}: {len(document['devices'])} devices, options {', '.join(document['options'])}")
     if "description" in document:

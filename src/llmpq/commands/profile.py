@@ -13,7 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="name of the device (default: cpu)")
     parser.add_argument("--cores", type=int, nargs="+", help="core numbers to run on (default: the least busy one)")
     parser.add_argument("--slowdown", type=float, default=1.0, help="emulate a device this many times slower")
-    parser.add_argument("--options", nargs="+", default=["16", "8", "w8a8-outlier", "w8a8", "4", "3"], help="weight options to time")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        default=["16", "8", "w8a8-outlier", "w8a8", "4", "3"],
+        help="options to time; 4/kv8 is 4 with an 8-bit cache",
+    )
     parser.add_argument("--end-options", nargs="+", default=["16", "8", "w8a8"], help="options of embedding and head to time")
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[64, 128])

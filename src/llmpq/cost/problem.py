@@ -12,7 +12,7 @@ from llmpq.cost.tables import TOKEN_BYTES, Shape, device_tables
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.model.spec import ModelSpec, RopeSpec
 from llmpq.quant import bytes as quant_bytes
-from llmpq.quant.options import OUTLIER_COLUMNS, options_of_end, weight_option
+from llmpq.quant.options import DEFAULT_KV, OUTLIER_COLUMNS, layer_option, layer_options, options_of_end, weight_option
 
 ACTIVATION_BYTES = 4  # hidden states travel between stages in fp32
 REFERENCE_OPTION = "4"
@@ -31,32 +31,33 @@ def build_problem(
     indicator: Mapping[str, Any],
     schedule: str = "barrier",
     end_options: Sequence[str] = ("16",),
+    kv_options: Sequence[str] = (DEFAULT_KV,),
     outlier_columns: int = OUTLIER_COLUMNS,
 ) -> dict[str, Any]:
     """Body of ``problem.json``.
 
     ``model`` is the ``model`` artifact (or any mapping with ``name`` and ``spec``); ``cluster``, ``workload`` and ``planner`` are the
-    configuration groups, ``options`` and ``outlier_columns`` the quantizer's, ``end_options`` the model's; ``costs`` holds the ``cost``
-    artifact of each device type; ``links`` and ``indicator`` are those artifacts. Times are milliseconds per layer and micro-batch; decode
-    times are means over the generation's contexts. Raises ArtifactError where an artifact belongs to another model, device or cluster or
-    lacks an option, ConfigError or ModelError for a workload that the model cannot hold.
+    configuration groups, ``options`` and ``outlier_columns`` the quantizer's, ``end_options`` and ``kv_options`` the model's; ``costs``
+    holds the ``cost`` artifact of each device type; ``links`` and ``indicator`` are those artifacts. Times are milliseconds per layer and
+    micro-batch; decode times are means over the generation's contexts. Raises ArtifactError where an artifact belongs to another model,
+    device or cluster or lacks an option, ConfigError or ModelError for a workload that the model cannot hold.
     """
     spec = _spec(model)
     _check_workload(spec, workload)
     _check_artifacts(str(model["name"]), cluster, costs, links, indicator)
-    slots = int(workload["slots"])
     shape = Shape(
         prompt_tokens=int(workload["prompt_tokens"]),
         new_tokens=int(workload["new_tokens"]),
-        sizes=micro_batch_sizes(slots, planner.get("micro_batches") or {}),
+        sizes=micro_batch_sizes(int(workload["slots"]), planner.get("micro_batches") or {}),
         token_activation_bytes=spec.hidden * ACTIVATION_BYTES,
         devices=len(cluster["members"]),
+        options=layer_options(options, kv_options),
         end_options=end_options,
         outlier_columns=outlier_columns,
         hand_off_ms=links["hand_off"]["p50_ms"] if "hand_off" in links else 0.0,
     )
-    devices, notes = _devices(spec, cluster, costs, options, shape)
-    used = [option for option in options if any(option in device["options"] for device in devices)]
+    devices, notes = _devices(spec, cluster, costs, shape)
+    used = [option for option in shape.options if any(option in device["options"] for device in devices)]
     return {
         "name": name,
         **({"description": "; ".join(notes)} if notes else {}),
@@ -69,7 +70,7 @@ def build_problem(
         "end_options": list(end_options),
         "reference_option": REFERENCE_OPTION,
         **_listed_sizes(planner),
-        "kv_bytes_per_layer": int(quant_bytes.kv_layer_bytes(spec, slots, shape.prompt_tokens + shape.new_tokens)),
+        "kv_bytes_per_layer": _kv_bytes(spec, workload, used),
         "activation_bytes_per_token": shape.token_activation_bytes,
         "token_bytes": TOKEN_BYTES,
         "devices": devices,
@@ -87,14 +88,14 @@ def _listed_sizes(planner: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _devices(
-    spec: ModelSpec, cluster: Mapping[str, Any], costs: Mapping[str, Mapping[str, Any]], options: Sequence[str], shape: Shape
+    spec: ModelSpec, cluster: Mapping[str, Any], costs: Mapping[str, Mapping[str, Any]], shape: Shape
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Tables of all members, and what of the options they are not offered."""
     tables: list[dict[str, Any]] = []
     notes: list[str] = []
     for member in cluster["members"]:
         kind, cost = cluster["types"][member["device"]], costs[member["device"]]
-        table, dropped = device_tables(spec, member, kind, LatencyModel(cost), cost, options, shape)
+        table, dropped = device_tables(spec, member, kind, LatencyModel(cost), cost, shape)
         tables.append(table)
         notes.extend(f"{member['name']}: {note}" for note in dropped)
     return tables, notes
@@ -189,6 +190,13 @@ def _end_omega(indicator: Mapping[str, Any], options: Sequence[str]) -> dict[str
             raise ArtifactError(f"indicator: no omega for the {end} at option '{missing[0]}'; quantise the ends and run it again")
         tables[end] = {option: found.get((end, option), 0.0) for option in offered}
     return tables
+
+
+def _kv_bytes(spec: ModelSpec, workload: Mapping[str, Any], options: Sequence[str]) -> int | dict[str, int]:
+    """Bytes of one layer's cache for all slots: one number where all options keep it at 16 bits, else by precision."""
+    slots, capacity = int(workload["slots"]), int(workload["prompt_tokens"]) + int(workload["new_tokens"])
+    found = {kv: int(quant_bytes.kv_layer_bytes(spec, slots, capacity, kv)) for kv in sorted({layer_option(name).kv for name in options})}
+    return found[DEFAULT_KV] if list(found) == [DEFAULT_KV] else found
 
 
 def _source(sources: Iterable[str]) -> str:

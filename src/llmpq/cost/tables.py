@@ -12,7 +12,7 @@ from llmpq.errors import ArtifactError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant import bytes as quant_bytes
 from llmpq.quant.bytes import ENDS
-from llmpq.quant.options import OPTIONS, options_of_end, weight_option
+from llmpq.quant.options import layer_option, options_of_end, weight_option
 
 MIB = 2**20
 TOKEN_BYTES = 8  # token ids travel back as int64
@@ -30,6 +30,7 @@ class Shape:
     sizes: Sequence[int]
     token_activation_bytes: int
     devices: int
+    options: Sequence[str]
     end_options: Sequence[str]
     outlier_columns: int
     hand_off_ms: float
@@ -45,13 +46,14 @@ class Shape:
 def offered_options(options: Sequence[str], resident: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """(options worth offering, one note for each that is not).
 
-    An option that is not smaller in residence than the next higher bit width saves nothing and only loses quality. Options of one
-    width (``8``, ``w8a8``) are alternatives and are not compared with each other.
+    An option that is not smaller in residence than the next higher bit width with the same cache saves nothing and only loses quality.
+    Options of one width (``8``, ``w8a8``) are alternatives and are not compared with each other.
     """
-    kept, notes = [], []
+    kept, notes, known = [], [], {option: layer_option(option) for option in options}
     for option in options:
-        higher = sorted({OPTIONS[other].bits for other in options if OPTIONS[other].bits > OPTIONS[option].bits})
-        rivals = [other for other in options if higher and OPTIONS[other].bits == higher[0]]
+        alike = {other: found.weights.bits for other, found in known.items() if found.kv == known[option].kv}
+        higher = min((bits for bits in alike.values() if bits > alike[option]), default=None)
+        rivals = [other for other, bits in alike.items() if bits == higher]
         rival = min(rivals, key=lambda other: resident[other], default=None)
         if rival is not None and resident[option] >= resident[rival]:
             notes.append(f"option {option} is not offered: a layer takes {resident[option]} bytes, {rival} takes {resident[rival]}")
@@ -66,7 +68,6 @@ def device_tables(
     kind: Mapping[str, Any],
     latency: LatencyModel,
     cost: Mapping[str, Any],
-    options: Sequence[str],
     shape: Shape,
 ) -> tuple[dict[str, Any], list[str]]:
     """(the ``devices`` entry of one cluster ``member`` of type ``kind``, notes on options that it is not offered).
@@ -75,16 +76,19 @@ def device_tables(
     ledger, so nothing is set aside for the runtime unless the device says so. Raises ArtifactError where no option was profiled.
     """
     profiled = latency.options()
-    notes = [f"option {option} is not offered: it was not profiled on {latency.device}" for option in options if option not in profiled]
-    candidates = [option for option in options if option in profiled]
-    resident = {option: int(quant_bytes.resident_layer_bytes(spec, option, shape.outlier_columns)) for option in candidates}
+    notes = [
+        f"option {option} is not offered: it was not profiled on {latency.device}" for option in shape.options if option not in profiled
+    ]
+    candidates = [option for option in shape.options if option in profiled]
+    weights = {option: layer_option(option).weights.name for option in candidates}
+    resident = {option: int(quant_bytes.resident_layer_bytes(spec, weights[option], shape.outlier_columns)) for option in candidates}
     kept, dropped = offered_options(candidates, resident)
     if not kept:
-        raise ArtifactError(f"cost of {latency.device}: none of the options {list(options)} was profiled; profile the device again")
+        raise ArtifactError(f"cost of {latency.device}: none of the options {list(shape.options)} was profiled; profile the device again")
     tables = {
         option: {
             "resident_bytes": resident[option],
-            "stored_bytes": int(quant_bytes.stored_layer_bytes(spec, option, shape.outlier_columns)),
+            "stored_bytes": int(quant_bytes.stored_layer_bytes(spec, weights[option], shape.outlier_columns)),
             **_times(latency, "layer", option, shape),
         }
         for option in kept

@@ -1,7 +1,7 @@
 """What every indicator is given, and what it answers: one interface, one file a method, listed in ``methods``."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from llmpq.model.positions import Positions, PrefillContext
 from llmpq.quant.calibration import Calibration
 from llmpq.quant.files import LayerTensors, plain_layer
 from llmpq.quant.kernels.cpu import make_linear
-from llmpq.quant.options import WeightOption
+from llmpq.quant.options import LayerOption, WeightOption, layer_option
 
 WHOLE_LAYER = "layer"
 """Stands in the place of an operator where a method scores a layer as a whole."""
@@ -34,11 +34,20 @@ class Source:
 
 @dataclass(frozen=True)
 class QuantisedLayer:
-    """One layer at its quantised options: tensors of its files, and the loss tr(ΔW H ΔWᵀ) of every operator as quantise recorded it."""
+    """One layer at its quantised options: tensors of its files, and the loss tr(ΔW H ΔWᵀ) of every operator as quantise recorded it.
+
+    ``cached`` has the options whose keys and values are kept at fewer than 16 bits, which only a method that runs the layer can judge.
+    """
 
     index: int
     stored: Mapping[WeightOption, LayerTensors]
     losses: Mapping[WeightOption, Mapping[str, float]]
+    cached: Mapping[LayerOption, LayerTensors] = field(default_factory=dict)
+
+    def to_run(self) -> Iterator[tuple[LayerOption, LayerTensors]]:
+        """Every option with the tensors that it runs with."""
+        yield from ((LayerOption(option), tensors) for option, tensors in self.stored.items())
+        yield from self.cached.items()
 
 
 class Indicator(Protocol):
@@ -70,9 +79,9 @@ class Walk:
 
     def plain(self, index: int) -> DecoderLayer:
         """Layer ``index`` of the unquantised model, fp32."""
-        return packed("32", plain_layer(self.checkpoint.layer(index), self.spec.operators(), index, "32"), self)
+        return packed(layer_option("32"), plain_layer(self.checkpoint.layer(index), self.spec.operators(), index, "32"), self)
 
-    def run(self, option: str, tensors: LayerTensors) -> Tensor:
+    def run(self, option: LayerOption, tensors: LayerTensors) -> Tensor:
         """The next layer's output [windows, tokens, hidden] when it runs at ``option`` through the kernels that serve it."""
         return packed(option, tensors, self).prefill(self.hidden.clone(), self.context)
 
@@ -81,7 +90,7 @@ class Walk:
         self.hidden, self.next = output, self.next + 1
 
 
-def packed(option: str, tensors: LayerTensors, walk: Walk) -> DecoderLayer:
+def packed(option: LayerOption, tensors: LayerTensors, walk: Walk) -> DecoderLayer:
     """A decoder layer from its stored tensors."""
-    operators = {name: make_linear(option, parts, tensors.bias(name)) for name, parts in tensors.operators.items()}
-    return DecoderLayer(walk.spec, tensors.vectors, operators)
+    operators = {name: make_linear(option.weights, parts, tensors.bias(name)) for name, parts in tensors.operators.items()}
+    return DecoderLayer(walk.spec, tensors.vectors, operators, option.kv)

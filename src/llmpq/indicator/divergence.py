@@ -34,8 +34,8 @@ class Divergence:
         if self._expected is None:
             self._expected = self._predictions(walk.hidden, 0)
         scores: Damages = {}
-        for option, tensors in layer.stored.items():
-            found = self._predictions(walk.run(option.name, tensors), layer.index + 1)
+        for option, tensors in layer.to_run():
+            found = self._predictions(walk.run(option, tensors), layer.index + 1)
             scores[option.name] = {WHOLE_LAYER: divergence(self._expected, found)}
         walk.step(self._layers[layer.index].prefill(walk.hidden.clone(), walk.context))
         return scores

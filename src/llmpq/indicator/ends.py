@@ -22,7 +22,7 @@ from llmpq.quant.files import LayerTensors, plain_layer, read_layer
 from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.kernels.table import make_table
 from llmpq.quant.layer_index import Folders, find_layer_file
-from llmpq.quant.options import options_of_end, weight_option
+from llmpq.quant.options import layer_option, options_of_end, weight_option
 
 WINDOWS, TOKENS = 4, 128
 
@@ -47,7 +47,7 @@ class _Variants:
         layer = self.plain.plain(index)
         for walk in (self.plain, *self.embedded.values()):
             walk.step(layer.prefill(walk.hidden.clone(), walk.context))
-        self.reference.step(self.reference.run(reference.option, reference))
+        self.reference.step(self.reference.run(layer_option(reference.option), reference))
 
 
 @torch.inference_mode()

@@ -31,8 +31,8 @@ class GradientError:
         walk, index = self._walk, layer.index
         walk.expect(index)
         exact, scores = self._inputs[index + 1], {}
-        for option, tensors in layer.stored.items():
-            error = walk.run(option.name, tensors) - exact
+        for option, tensors in layer.to_run():
+            error = walk.run(option, tensors) - exact
             scores[option.name] = {WHOLE_LAYER: float((error * self._gradients[index]).square().sum(-1).double().mean())}
         walk.step(exact)
         return scores

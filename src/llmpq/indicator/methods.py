@@ -23,6 +23,10 @@ METHODS: dict[str, Callable[[Source], Indicator]] = {
 }
 
 
+SEE_CACHES = ("residual-error", "gradient", "divergence", "random")
+"""Those that can judge how keys and values are kept: the others look at operators one by one."""
+
+
 def method(name: object) -> Callable[[Source], Indicator]:
     """The method called ``name``; ConfigError listing the known ones otherwise."""
     if not isinstance(name, str) or name not in METHODS:

@@ -27,8 +27,8 @@ class ResidualError:
         walk.expect(layer.index)
         exact = walk.plain(layer.index).prefill(walk.hidden.clone(), walk.context)
         size, scores = exact.square().sum(-1), {}
-        for option, tensors in layer.stored.items():
-            error = (walk.run(option.name, tensors) - exact).square().sum(-1)
+        for option, tensors in layer.to_run():
+            error = (walk.run(option, tensors) - exact).square().sum(-1)
             scores[option.name] = {WHOLE_LAYER: float((error / size).mean())}
         walk.step(exact)
         return scores

@@ -15,12 +15,12 @@ from llmpq import artifacts
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.indicator.base import WHOLE_LAYER, QuantisedLayer, Source
 from llmpq.indicator.ends import end_damages
-from llmpq.indicator.methods import method
+from llmpq.indicator.methods import SEE_CACHES, method
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.progress import Progress
 from llmpq.quant.calibration import Calibration
 from llmpq.quant.files import read_layer
-from llmpq.quant.options import WeightOption, weight_option
+from llmpq.quant.options import DEFAULT_KV, LayerOption, layer_option
 from llmpq.quant.quantise import read_manifests
 
 REFERENCE_OPTION = "4"
@@ -44,13 +44,13 @@ def write_indicator(
 ) -> dict[str, Any]:
     """Score ``options`` of every layer and ``end_options`` of both ends and write the ``indicator`` artifact; returns the document.
 
-    ``quantised_dirs``: the groups (each with manifest.json) that together hold every layer; ``ends_dir``: the quantised ends, where there
-    are any; ``indicator``: ``name``, ``method`` and the method's settings. Options of 16 bits
-    and more have omega 0 by definition. Raises ConfigError for an unknown method or options without the reference, ArtifactError where a
-    layer or end was not quantised.
+    ``options``: "4", or "4/kv8" with an 8-bit cache. ``quantised_dirs``: the groups (each with manifest.json) that together hold every
+    layer; ``ends_dir``: the quantised ends, where there are any; ``indicator``: ``name``, ``method`` and the method's settings. Options of
+    16 bits and more, in their cache too, have omega 0 by definition. Raises ConfigError for an unknown method, options without the
+    reference or caches that the method cannot judge, ArtifactError where a layer or end was not quantised.
     """
     started = time.perf_counter()
-    chosen = [weight_option(name) for name in dict.fromkeys(options)]
+    chosen = [layer_option(name) for name in dict.fromkeys(options)]
     raw = raw_damages(checkpoint_dir, calibration_file, quantised_dirs, chosen, indicator)
     rows, unit = normalise(raw)
     layers_done = time.perf_counter()
@@ -79,7 +79,7 @@ def raw_damages(
     checkpoint_dir: str | Path,
     calibration_file: str | Path,
     quantised_dirs: Sequence[str | Path],
-    options: Sequence[WeightOption],
+    options: Sequence[LayerOption],
     settings: Mapping[str, Any],
 ) -> RawTable:
     """Damage of every layer, option and operator in the method's own unit; the options of one layer in memory at a time."""
@@ -88,20 +88,32 @@ def raw_damages(
         raise ConfigError(
             f"quantizer.options must hold '{REFERENCE_OPTION}': the indicator's unit is the damage of uniform {REFERENCE_OPTION}"
         )
+    cached = [option for option in options if option.kv != DEFAULT_KV]
+    if cached and settings["method"] not in SEE_CACHES:
+        raise ConfigError(
+            f"model.kv_options: indicator.method '{settings['method']}' cannot judge a cache of {cached[0].kv} bits; "
+            f'choose one of {", ".join(SEE_CACHES)}, or kv_options ["{DEFAULT_KV}"]'
+        )
     checkpoint, calibration = Checkpoint(checkpoint_dir), Calibration(calibration_file)
     spec = checkpoint.spec
     calibration.check(spec.operators(), spec.layers)
     found, progress = read_manifests(quantised_dirs), Progress(f"indicator {settings['method']}", spec.layers)
     indicator, raw = make(Source(checkpoint, calibration, settings)), {}
     for index in range(spec.layers):
-        rows = {option: _row(found, index, option.name) for option in options if option.quantised}
-        stored = {option: read_layer(row["path"], index, option.name) for option, row in rows.items()}
-        losses = {option: {name: part["loss"] for name, part in row["operators"].items()} for option, row in rows.items()}
-        parts = indicator.damages(QuantisedLayer(index, stored, losses))
-        for option in options:  # options of 16 bits and more do no damage by definition
-            raw[index, option.name] = parts[option.name] if option.quantised else {WHOLE_LAYER: 0.0}
+        rows = {option.weights: _row(found, index, option.weights.name) for option in options if _damages(option)}
+        tensors = {weights: read_layer(row["path"], index, weights.name) for weights, row in rows.items()}
+        stored = {option.weights: tensors[option.weights] for option in options if option.weights.quantised}
+        losses = {weights: {name: part["loss"] for name, part in rows[weights]["operators"].items()} for weights in stored}
+        parts = indicator.damages(QuantisedLayer(index, stored, losses, {option: tensors[option.weights] for option in cached}))
+        for option in options:
+            raw[index, option.name] = parts[option.name] if _damages(option) else {WHOLE_LAYER: 0.0}
         progress.step("layers")
     return raw
+
+
+def _damages(option: LayerOption) -> bool:
+    """Whether anything is rounded beyond 16 bits: options that do not are harmless by definition."""
+    return option.weights.quantised or option.kv != DEFAULT_KV
 
 
 def normalise(raw: RawTable) -> tuple[list[dict[str, Any]], float]:

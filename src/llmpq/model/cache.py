@@ -1,31 +1,97 @@
-"""The KV cache of one stage: allocated once for all slots, written in place."""
+"""The KV cache of one stage: allocated once for all slots, written in place, each layer's in the format that its option names."""
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llmpq.model.spec import ModelSpec
 
-# Attention runs in fp32 whatever the weights' option is, so keys and values are kept in fp32 (4 bytes an element).
+# Attention runs in fp32 whatever the weights' option is, so keys and values of the 16-bit cache are kept in fp32 (4 bytes an element).
 KV_DTYPE = torch.float32
+_CODES = 127
+
+Parts = tuple[Tensor, ...]
+"""Keys or values as a format keeps them; every part is [slots, kv_heads, capacity, …]."""
+KeysValues = tuple[Parts, Parts]
+
+
+class KvFormat(Protocol):
+    """How keys and values [..., head_dim] are kept."""
+
+    def empty(self, slots: int, kv_heads: int, capacity: int, head_dim: int) -> Parts:
+        """Parts of zeros: positions hidden by a mask are still multiplied (by 0), and 0 · NaN would spread."""
+        ...
+
+    def pack(self, x: Tensor) -> Parts:
+        """fp32 → parts."""
+        ...
+
+    def unpack(self, parts: Parts) -> Tensor:
+        """Parts → fp32 as attention sees it."""
+        ...
+
+
+class Plain:
+    """fp32, as attention computes with it."""
+
+    def empty(self, slots: int, kv_heads: int, capacity: int, head_dim: int) -> Parts:
+        return (torch.zeros(slots, kv_heads, capacity, head_dim, dtype=KV_DTYPE),)
+
+    def pack(self, x: Tensor) -> Parts:
+        return (x,)
+
+    def unpack(self, parts: Parts) -> Tensor:
+        return parts[0]
+
+
+class EightBit:
+    """int8 codes and an fp32 scale for every token and head: the largest magnitude is code 127, zero is 0."""
+
+    def empty(self, slots: int, kv_heads: int, capacity: int, head_dim: int) -> Parts:
+        return (
+            torch.zeros(slots, kv_heads, capacity, head_dim, dtype=torch.int8),
+            torch.zeros(slots, kv_heads, capacity, 1, dtype=torch.float32),
+        )
+
+    def pack(self, x: Tensor) -> Parts:
+        scales = x.abs().amax(-1, keepdim=True).div_(_CODES)
+        codes = (x / scales.clamp_min(torch.finfo(scales.dtype).tiny)).round_().to(torch.int8)
+        return codes, scales
+
+    def unpack(self, parts: Parts) -> Tensor:
+        codes, scales = parts
+        return codes * scales
+
+
+FORMATS: dict[str, KvFormat] = {"16": Plain(), "8": EightBit()}
+"""By the cache precision of an option."""
 
 
 class StageCache:
-    """keys and values [layers, slots, kv_heads, capacity, head_dim]; a row's tokens start at position 0.
+    """Per layer the keys and values of ``slots`` rows; a row's tokens start at position 0.
 
-    Bytes: 2 · layers · slots · capacity · kv_heads · head_dim · 4 (method: KV cache per layer, times the stage's layers).
+    Bytes: those of ``llmpq.quant.bytes.kv_layer_bytes``, summed over the stage's layers.
     """
 
-    def __init__(self, spec: ModelSpec, layers: int, slots: int, capacity: int) -> None:
-        shape = (layers, slots, spec.kv_heads, capacity, spec.head_dim)
-        # zeros, not empty: positions hidden by a mask are still multiplied (by 0), and 0 · NaN would spread.
-        self.keys = torch.zeros(shape, dtype=KV_DTYPE)
-        self.values = torch.zeros(shape, dtype=KV_DTYPE)
+    def __init__(self, spec: ModelSpec, formats: Sequence[KvFormat], slots: int, capacity: int) -> None:
+        shape = (slots, spec.kv_heads, capacity, spec.head_dim)
+        self.layers: list[KeysValues] = [(each.empty(*shape), each.empty(*shape)) for each in formats]
         self.slots, self.capacity = slots, capacity
+        self._views: dict[tuple[int | None, int | None], list[KeysValues]] = {}
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        return sum(part.nbytes for layer in self.layers for parts in layer for part in parts)
 
-    def views(self, rows: slice) -> list[tuple[Tensor, Tensor]]:
-        """Per layer the keys and values [rows, kv_heads, capacity, head_dim] of a contiguous slice of slots."""
-        return list(zip(self.keys[:, rows].unbind(0), self.values[:, rows].unbind(0), strict=True))
+    def views(self, rows: slice) -> list[KeysValues]:
+        """Per layer the keys and values of a contiguous slice of slots; made once for every slice."""
+        key = (rows.start, rows.stop)
+        if key not in self._views:
+            self._views[key] = [(_of_rows(keys, rows), _of_rows(values, rows)) for keys, values in self.layers]
+        return self._views[key]
+
+
+def _of_rows(parts: Parts, rows: slice) -> Parts:
+    return tuple(part[rows] for part in parts)

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmpq.model.activation import ACTIVATIONS
+from llmpq.model.cache import FORMATS, KeysValues
 from llmpq.model.positions import DecodeContext, PrefillContext, rotate
 from llmpq.model.spec import ModelSpec
+from llmpq.quant.options import DEFAULT_KV
 
 Operator = Callable[[Tensor], Tensor]
-KeysValues = tuple[Tensor, Tensor]
 
 
 class Norm:
@@ -30,11 +31,13 @@ class Norm:
 class DecoderLayer:
     """A layer from its canonical norm tensors (Checkpoint.layer) and one callable x [..., in] → [..., out] per ModelSpec.operators.
 
-    What an operator returns is overwritten: in prefill a fresh tensor costs more in page faults than the arithmetic that fills it.
+    ``kv`` is the precision of its cache (llmpq.model.cache.FORMATS). Attention sees keys and values as the cache keeps them, in prefill and
+    without a cache too, so that what is scored is what serves. What an operator returns is overwritten: in prefill a fresh tensor costs
+    more in page faults than the arithmetic that fills it.
     """
 
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], operators: Mapping[str, Operator]) -> None:
-        self.spec = spec
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], operators: Mapping[str, Operator], kv: str = DEFAULT_KV) -> None:
+        self.spec, self.kv_format = spec, FORMATS[kv]
         self.attention_norm = Norm(spec, tensors["attention_norm.weight"], tensors.get("attention_norm.bias"))
         self.mlp_norm = Norm(spec, tensors["mlp_norm.weight"], tensors.get("mlp_norm.bias"))
         self.qkv, self.o, self.down = operators["qkv"], operators["o"], operators["down"]
@@ -48,7 +51,7 @@ class DecoderLayer:
     def prefill(self, hidden: Tensor, context: PrefillContext, cache: KeysValues | None = None) -> Tensor:
         """hidden [rows, tokens, hidden] → the same; keys and values go into ``cache``.
 
-        ``cache`` is [rows, kv_heads, capacity, head_dim], or of all slots where ``context.slots`` says which are the rows'; filled from 0.
+        ``cache`` is that of the rows, or of all slots where ``context.slots`` says which are the rows'; filled from 0.
         """
         return self._around(hidden, lambda x: self._attend_prompt(x, context, cache))
 
@@ -69,7 +72,7 @@ class DecoderLayer:
         gate, up = self.up(x).chunk(2, -1)
         return self.down(self.activation(gate) * up)
 
-    def _heads(self, x: Tensor, rotary: KeysValues | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [..., heads, head_dim], keys and values [..., kv_heads, head_dim]; queries and keys are normed and rotated together."""
         spec = self.spec
         fused = self.qkv(x).view(*x.shape[:-1], spec.heads + 2 * spec.kv_heads, spec.head_dim)
@@ -82,10 +85,13 @@ class DecoderLayer:
 
     def _attend_prompt(self, x: Tensor, context: PrefillContext, cache: KeysValues | None) -> Tensor:
         queries, keys, values = (part.transpose(1, 2) for part in self._heads(x, context.rotary))
+        kept = [self.kv_format.pack(new) for new in (keys, values)]
         if cache is not None:
             rows = slice(None) if context.slots is None else context.slots
-            cache[0][rows, :, : context.tokens] = keys
-            cache[1][rows, :, : context.tokens] = values
+            for stored, parts in zip(cache, kept, strict=True):
+                for place, part in zip(stored, parts, strict=True):
+                    place[rows, :, : context.tokens] = part
+        keys, values = map(self.kv_format.unpack, kept)
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=context.bias, is_causal=context.bias is None, enable_gqa=self.spec.group > 1
         )
@@ -94,12 +100,13 @@ class DecoderLayer:
     def _attend_cache(self, x: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
         queries, keys, values = self._heads(x, context.rotary)
         for stored, new in zip(cache, (keys, values), strict=True):
-            if context.common is not None:
-                stored[:, :, context.common] = new
-            else:
-                stored[context.rows, :, context.positions] = new
+            for place, part in zip(stored, self.kv_format.pack(new), strict=True):
+                if context.common is not None:
+                    place[:, :, context.common] = part
+                else:
+                    place[context.rows, :, context.positions] = part
         # The query heads of a KV head stand in the query dimension, so keys and values are never expanded to all heads.
         grouped = queries.view(-1, self.spec.kv_heads, self.spec.group, self.spec.head_dim)
-        seen_keys, seen_values = (part[:, :, : context.length] for part in cache)
+        seen_keys, seen_values = (self.kv_format.unpack(tuple(part[:, :, : context.length] for part in stored)) for stored in cache)
         mixed = F.scaled_dot_product_attention(grouped, seen_keys, seen_values, attn_mask=context.bias)
         return self.o(mixed.reshape(*x.shape[:-1], -1))

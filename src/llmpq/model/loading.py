@@ -14,7 +14,7 @@ from llmpq.quant.files import LayerTensors, plain_layer, read_layer
 from llmpq.quant.kernels.cpu import Int8Linear, make_linear
 from llmpq.quant.kernels.table import make_table
 from llmpq.quant.layer_index import Folders, find_layer_file, layer_line, read_header
-from llmpq.quant.options import OUTLIER_COLUMNS, weight_option
+from llmpq.quant.options import OUTLIER_COLUMNS, LayerOption, layer_option, weight_option
 
 _YARDSTICK = "32"
 
@@ -39,14 +39,13 @@ class StageLoader:
 
     def load(self, first_layer: int, options: Sequence[str], embedding: str | None = None, head: str | None = None) -> StageModel:
         """Layers first_layer … first_layer + len(options) − 1, one option each; ``embedding`` and ``head`` at their options, or None."""
-        for option in options:
-            weight_option(option)
+        chosen = [layer_option(option) for option in options]
         self._resident, self._lines = dict.fromkeys(self._resident, 0), {"embedding": [], "layers": [], "head": []}
         # The ends first: reading them takes the most beside what is kept, and so far nothing else is.
         front = None if embedding is None else self._embedding(embedding)
         back = None if head is None else self._head(head, front if head == embedding else None)
         _return_freed_memory()
-        layers = [self._layer(first_layer + offset, option) for offset, option in enumerate(options)]
+        layers = [self._layer(first_layer + offset, option) for offset, option in enumerate(chosen)]
         lines = [line for part in self._lines.values() for line in part]
         return StageModel(self.checkpoint.spec, first_layer, layers, front, back, self._resident, lines)
 
@@ -55,13 +54,14 @@ class StageLoader:
             self.on_bytes(kind, resident)
         self._resident[kind] += resident
 
-    def _layer(self, index: int, option: str) -> DecoderLayer:
+    def _layer(self, index: int, chosen: LayerOption) -> DecoderLayer:
+        option = chosen.weights.name
         stored, digest = read_stored_layer(self.checkpoint, self.quantised_dir, index, option)
         columns = [len(parts["outlier_columns"]) for parts in stored.operators.values() if "outlier_columns" in parts]
         self._account("weights", resident_layer_bytes(self.checkpoint.spec, option, max(columns, default=OUTLIER_COLUMNS)))
         operators = {name: make_linear(option, parts, stored.bias(name)) for name, parts in stored.operators.items()}
         self._lines["layers"].append(layer_line(index, option, digest))
-        layer = DecoderLayer(self.checkpoint.spec, stored.vectors, operators)
+        layer = DecoderLayer(self.checkpoint.spec, stored.vectors, operators, chosen.kv)
         del stored
         _return_freed_memory()
         return layer

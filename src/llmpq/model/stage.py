@@ -56,8 +56,8 @@ class StageModel:
     ) -> "StageModel":
         """Read and pack this stage's own layers only, one at a time; see llmpq.model.loading.StageLoader.
 
-        ``options`` are the layers', ``embedding`` and ``head`` those of the ends, None for an end that the stage does not have.
-        ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
+        ``options`` are the layers' ("4", or "4/kv8" with an 8-bit cache), ``embedding`` and ``head`` those of the ends, None for an end
+        that the stage does not have. ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
         """
         from llmpq.model.loading import StageLoader
 
@@ -67,7 +67,7 @@ class StageModel:
         """Static KV tensors for ``slots`` sequences of up to ``capacity`` tokens (prompt and output) in this stage's layers."""
         self.spec.check_context(capacity)
         self._positions.reserve(capacity)
-        return StageCache(self.spec, len(self.layers), slots, capacity)
+        return StageCache(self.spec, [layer.kv_format for layer in self.layers], slots, capacity)
 
     @torch.inference_mode()
     def prefill(self, inputs: Tensor, cache: StageCache, rows: slice | Tensor, lengths: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from llmpq.model.greedy import greedy
 from llmpq.model.stage import StageModel
 from llmpq.profile import stack
 from llmpq.quant.bytes import End
+from llmpq.quant.options import layer_option
 
 STACK_LAYERS = 8  # copies of the layer in the stack that a decode call runs
 PRELUDE_LAYERS = 2  # further copies, run and timed just before it
@@ -65,7 +66,7 @@ class Grid:
         self.contexts = sorted({int(size) for size in settings["contexts"]})
         self.capacity = max(self.prompts[-1], self.contexts[-1])
         self.cache = stack.empty_stage(checkpoint).new_cache(self.sizes[-1], self.capacity)
-        self._caches: tuple[StageCache, StageCache] | None = None
+        self._caches: dict[str, tuple[StageCache, StageCache]] = {}
         random_state = torch.Generator().manual_seed(0)
         self.hidden = torch.randn(self.sizes[-1], self.prompts[-1], self.spec.hidden, generator=random_state)
         self.ids = torch.randint(self.spec.vocab, (self.sizes[-1], self.prompts[-1]), generator=random_state)
@@ -74,7 +75,7 @@ class Grid:
         """All shapes of a decoder layer at ``option``."""
         both = stack.layer_stack(self.checkpoint, option, STACK_LAYERS + PRELUDE_LAYERS)
         full, brief = stack.some_layers(both, 0, STACK_LAYERS), stack.some_layers(both, STACK_LAYERS, PRELUDE_LAYERS)
-        cache, short_cache = self._layer_caches(full, brief)
+        cache, short_cache = self._layer_caches(layer_option(option).kv, full, brief)
         for size in self.sizes:
             for prompt in self.prompts:
                 layers = min(math.ceil(PREFILL_TOKENS / (size * prompt)), STACK_LAYERS)
@@ -88,11 +89,11 @@ class Grid:
                 point.prelude_layers = PRELUDE_LAYERS
                 yield point
 
-    def _layer_caches(self, full: StageModel, brief: StageModel) -> tuple[StageCache, StageCache]:
-        """One pair for all options, which never run at the same time."""
-        if self._caches is None:
-            self._caches = full.new_cache(self.sizes[-1], self.capacity), brief.new_cache(self.sizes[-1], self.capacity)
-        return self._caches
+    def _layer_caches(self, kv: str, full: StageModel, brief: StageModel) -> tuple[StageCache, StageCache]:
+        """One pair for all options that keep their caches alike; they never run at the same time."""
+        if kv not in self._caches:
+            self._caches[kv] = full.new_cache(self.sizes[-1], self.capacity), brief.new_cache(self.sizes[-1], self.capacity)
+        return self._caches[kv]
 
     def end_points(self, end: End, option: str) -> Iterator[Point]:
         """All shapes of the embedding or the head at ``option``; neither looks at a context."""

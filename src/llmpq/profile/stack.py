@@ -17,22 +17,23 @@ from llmpq.quant.bytes import End
 from llmpq.quant.ends import rounded_end
 from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.kernels.table import make_table
-from llmpq.quant.options import WeightOption, outlier_count, weight_option
+from llmpq.quant.options import WeightOption, layer_option, outlier_count, weight_option
 from llmpq.quant.quantise import nearest
 
 
 def layer_stack(checkpoint: Checkpoint, option: str, count: int) -> StageModel:
-    """``count`` copies of the first decoder layer, packed one by one at ``option``, without ends.
+    """``count`` copies of the first decoder layer, packed one by one at ``option`` and with its cache, without ends.
 
     Several copies, because one alone stays in the processor's caches while the layers of a real stage push each other out.
     """
-    spec, known = checkpoint.spec, weight_option(option)
+    spec, chosen = checkpoint.spec, layer_option(option)
+    known = chosen.weights
     tensors = checkpoint.layer(0)
     parts_of = {name: stored(tensors[f"{name}.weight"], known) for name in spec.operators()}
     layers = []
     for _ in range(count):
         operators = {name: make_linear(known, parts, tensors.get(f"{name}.bias")) for name, parts in parts_of.items()}
-        layers.append(DecoderLayer(spec, tensors, operators))
+        layers.append(DecoderLayer(spec, tensors, operators, chosen.kv))
     return _bare_stage(spec, layers)
 
 
@@ -68,4 +69,4 @@ def end_stage(checkpoint: Checkpoint, end: End, option: str) -> StageModel:
 
 def known_options(options: Sequence[str]) -> list[str]:
     """``options`` in their order without repetition; raises ConfigError for one that does not exist."""
-    return [weight_option(option).name for option in dict.fromkeys(options)]
+    return [layer_option(option).name for option in dict.fromkeys(options)]

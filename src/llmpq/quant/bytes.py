@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from llmpq.errors import ConfigError
 from llmpq.quant.kernels.groups import kernel_groups
-from llmpq.quant.options import END_OPTIONS, OUTLIER_COLUMNS, outlier_count, weight_option
+from llmpq.quant.options import DEFAULT_KV, END_OPTIONS, OUTLIER_COLUMNS, outlier_count, weight_option
 
 if TYPE_CHECKING:
     from llmpq.model.spec import ModelSpec
@@ -20,8 +20,8 @@ End = Literal["embedding", "head"]
 ENDS: tuple[End, ...] = get_args(End)
 
 FLOAT_BYTES, SCALE_BYTES, OFFSET_BYTES, COLUMN_INDEX_BYTES = 4, 2, 2, 4
-KV_BYTES = 4
-"""Keys and values are kept in fp32."""
+KV_BYTES, KV_SCALE_BYTES = 4, 4
+"""An element of the 16-bit cache is fp32, as attention computes with it; one of 8 bits a byte, with an fp32 scale for a token and head."""
 
 _INT8_BLOCKS = {"avx2": (512, 8), "avx512": (256, 32), "avx512_vnni": (512, 48)}
 _HALF_BLOCKS = {"avx2": (512, 16), "avx512": (512, 32), "avx512_vnni": (512, 32)}
@@ -132,9 +132,10 @@ def _check_end(end: End, option: str) -> None:
         raise ConfigError(f"the {end} cannot be kept at '{option}'; it may have {', '.join(END_OPTIONS[end])}")
 
 
-def kv_layer_bytes(spec: "ModelSpec", slots: int, capacity: int) -> int:
-    """Bytes of one layer's keys and values for ``slots`` sequences of up to ``capacity`` tokens."""
-    return 2 * slots * capacity * spec.kv_heads * spec.head_dim * KV_BYTES
+def kv_layer_bytes(spec: "ModelSpec", slots: int, capacity: int, kv: str = DEFAULT_KV) -> int:
+    """Bytes of one layer's keys and values for ``slots`` sequences of up to ``capacity`` tokens, in a cache of precision ``kv``."""
+    per_head = {"16": spec.head_dim * KV_BYTES, "8": spec.head_dim + KV_SCALE_BYTES}[kv]
+    return 2 * slots * capacity * spec.kv_heads * per_head
 
 
 @functools.cache

@@ -22,6 +22,11 @@ END_OPTIONS = {"embedding": ("32", "16", "8"), "head": ("32", "16", "8", "w8a8")
 """What the two ends of a model may be. An embedding is looked up, not multiplied, so rounding activations means nothing to it; groups of
 columns would make a look-up slower, and 4 bit costs either end more than a whole layer."""
 
+KV_OPTIONS = ("16", "8")
+"""How a layer may keep its keys and values: as attention computes them, or as 8-bit codes (llmpq.model.cache)."""
+
+DEFAULT_KV = "16"
+
 GROUP_SIZES = (0, 32, 64, 128)
 """What a scale may be shared by: 0 is a whole output row."""
 
@@ -84,6 +89,7 @@ _KNOWN = (
     WeightOption("bnb-nf4", 4, 64, True, 16, "bnb-nf4", package="bitsandbytes"),
     *(_weight_only(bits, size, symmetric) for bits in (8, 4, 3, 2) for symmetric in (True, False) for size in GROUP_SIZES),
 )
+_KV = "/kv"
 OPTIONS: dict[str, WeightOption] = {option.name: option for option in _KNOWN}
 
 
@@ -93,6 +99,32 @@ def weight_option(name: str) -> WeightOption:
         return OPTIONS[name]
     except KeyError:
         raise ConfigError(f"unknown weight option '{name}'; known options are {known_options()}") from None
+
+
+@dataclass(frozen=True)
+class LayerOption:
+    """What a plan says of one layer: a weight option, and how keys and values are kept ("4/kv8"; "4" keeps them at 16)."""
+
+    weights: WeightOption
+    kv: str = DEFAULT_KV
+
+    @property
+    def name(self) -> str:
+        return self.weights.name if self.kv == DEFAULT_KV else f"{self.weights.name}{_KV}{self.kv}"
+
+
+def layer_option(name: str) -> LayerOption:
+    """The option called ``name``; ConfigError saying which there are otherwise."""
+    weights, separator, kv = name.partition(_KV)
+    if separator and kv not in KV_OPTIONS:
+        raise ConfigError(f"option '{name}' keeps its cache at '{kv}'; a cache may have {', '.join(KV_OPTIONS)}")
+    return LayerOption(weight_option(weights), kv if separator else DEFAULT_KV)
+
+
+def layer_options(options: Iterable[str], kv_options: Iterable[str]) -> list[str]:
+    """Every weight option of ``options`` with every cache of ``kv_options``, by name and once each, those of one cache together."""
+    weights = list(dict.fromkeys(options))
+    return [LayerOption(weight_option(option), kv).name for kv in dict.fromkeys(kv_options) for option in weights]
 
 
 def options_of_end(end: str, options: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from llmpq import artifacts, planless
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.layer_index import Folders, find_layer_file, folder_list, layers_digest
-from llmpq.quant.options import weight_option
+from llmpq.quant.options import layer_option, weight_option
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
@@ -150,7 +150,8 @@ def _deciding(
     """
     layers = [option for stage in plan["stages"] for option in stage["options"]]
     ends = {"embedding": plan["stages"][0]["embedding_option"], "head": plan["stages"][-1]["head_option"]}
-    files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(layers) if quantised and option != "32"]
+    weights_of = [layer_option(option).weights.name for option in layers]
+    files = [find_layer_file(quantised, layer, option) for layer, option in enumerate(weights_of) if quantised and option != "32"]
     files += [find_layer_file(quantised, end, option) for end, option in ends.items() if quantised and weight_option(option).quantised]
     read = [*sorted(checkpoint.glob("*.safetensors")), *(path for path in [checkpoint / "tokenizer.json"] if path.is_file())]
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in read]

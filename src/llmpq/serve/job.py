@@ -11,7 +11,7 @@ from llmpq.emulation import shared_core_quota
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.bytes import kv_layer_bytes
-from llmpq.quant.options import END_OPTIONS
+from llmpq.quant.options import END_OPTIONS, layer_option
 
 MIB = 1 << 20
 SCHEDULES = ("barrier", "continuous")
@@ -141,7 +141,6 @@ def stage_jobs(
         "longest_prompt": max(len(request["prompt_tokens"]) for request in requests),
         "sizes": [min(plan["micro_batch"][phase], settings.slots) for phase in ("prefill", "decode")],
         "hidden": spec.hidden,
-        "kv_bytes_per_layer": kv_layer_bytes(spec, settings.slots, capacity),
         "ends": [] if settings.ignore_eos else list(spec.eos_token_ids),
         "timeout_s": settings.timeout_s,
         "load_timeout_s": settings.load_timeout_s,
@@ -160,11 +159,17 @@ def stage_jobs(
                 "title": f"stage {rank} ({stage['device']}, layers {stage['first_layer']}–{last_layer})",
                 "slowdown": float(device.get("slowdown", 1.0)),
                 "cores": list(device.get("cores") or ()) if isinstance(device.get("cores"), (list, tuple)) else [],
+                "kv_bytes": stage_kv_bytes(spec, stage["options"], settings.slots, capacity),
                 "budget_bytes": _budget(stage, device),
                 "workspace_bytes": stage["bytes"]["workspace"],
             }
         )
     return jobs
+
+
+def stage_kv_bytes(spec: ModelSpec, options: Sequence[str], slots: int, capacity: int) -> int:
+    """Bytes of the caches of layers at ``options`` for ``slots`` sequences of up to ``capacity`` tokens."""
+    return sum(kv_layer_bytes(spec, slots, capacity, layer_option(option).kv) for option in options)
 
 
 def device_of(cluster: Mapping[str, Any], stage: Mapping[str, Any], rank: int) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.bytes import kv_layer_bytes
-from llmpq.serve.job import MIB, device_of, usable_bytes
+from llmpq.serve.job import MIB, device_of, stage_kv_bytes, usable_bytes
 
 
 def cluster_of(plan: Mapping[str, Any], cores: list[int] | None = None) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def longest_sequence(plan: Mapping[str, Any], cluster: Mapping[str, Any], spec: 
     for rank, stage in enumerate(plan["stages"]):
         held = stage["bytes"]
         growing = held["kv"] + held["workspace"]
-        planned = held["kv"] / (kv_layer_bytes(spec, slots, 1) * len(stage["options"]))
+        planned = held["kv"] / stage_kv_bytes(spec, stage["options"], slots, 1)
         budget = min(held["budget"], usable_bytes(device_of(cluster, stage, rank)))
         if growing:
             longest = min(longest, int(planned * (budget - held["total"] + growing) / growing))

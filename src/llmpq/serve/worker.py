@@ -94,7 +94,7 @@ def _load(job: dict[str, Any], emulator: Emulator, ledger: Ledger) -> "Stage":
         head=job["head_option"],
         on_bytes=ledger.reserve,
     )
-    ledger.reserve("kv", job["kv_bytes_per_layer"] * len(job["options"]))
+    ledger.reserve("kv", job["kv_bytes"])
     cache = model.new_cache(job["slots"], job["capacity"])
     if cache.nbytes != ledger.taken["kv"]:
         raise ServeError(

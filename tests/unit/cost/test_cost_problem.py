@@ -92,6 +92,27 @@ def inputs() -> dict[str, Any]:
     }
 
 
+def test_caches_of_8_bits_are_options_of_their_own() -> None:
+    given = inputs()
+    given["kv_options"] = ["16", "8"]
+    for name, slowdown in (("fast", 1.0), ("slow", 2.0)):
+        document = cost(name, slowdown)
+        extra = [{**row, "option": "4/kv8"} for row in document["fits"] if row["option"] == "4"]
+        given["costs"][name] = {**document, "fits": document["fits"] + extra}
+    given["indicator"]["rows"] += [{"layer": layer, "option": "4/kv8", "omega": 0.5} for layer in range(3)]
+    body = build_problem(**given)
+    assert body["options"] == [*OPTIONS, "4/kv8"]
+    assert body["kv_bytes_per_layer"] == {kv: kv_layer_bytes(SPEC, 4, 13, kv) for kv in ("16", "8")}
+    assert kv_layer_bytes(SPEC, 4, 13, "8") == 2 * 4 * 13 * 2 * (16 + 4)
+    assert "a: option 16/kv8 is not offered: it was not profiled on fast" in body["description"]
+    table = body["devices"][0]["options"]
+    assert table["4/kv8"] == table["4"]
+    assert Problem.from_document(body).kv_bytes["4/kv8"] == kv_layer_bytes(SPEC, 4, 13, "8")
+    given["indicator"]["rows"].pop()
+    with pytest.raises(ArtifactError, match="no omega for layer 2, option '4/kv8'"):
+        build_problem(**given)
+
+
 def test_every_number_is_the_one_worked_out_by_hand() -> None:
     body = build_problem(**inputs())
     problem = Problem.from_document(body)  # the planner's own reader, with every table it will need

@@ -26,7 +26,7 @@ from llmpq.quant.calibration import Calibration, InputStatistics
 from llmpq.quant.ends import quantise_ends
 from llmpq.quant.files import read_layer
 from llmpq.quant.layer_index import find_layer_file
-from llmpq.quant.options import OPTIONS
+from llmpq.quant.options import OPTIONS, LayerOption, layer_option
 from llmpq.quant.quantise import quantise_group
 
 CHOSEN = ["16", "8", "w8a8", "w8a8-outlier", "4", "3"]
@@ -132,6 +132,11 @@ def test_the_unit_must_exist() -> None:
         ({"indicator": {"name": "x", "method": "variance", "moment": "third"}}, "indicator.moment 'third'"),
         ({"options": ["16", "8"]}, "must hold '4'"),
         ({"options": ["4", "5"]}, "unknown weight option '5'"),
+        (
+            {"options": ["4", "4/kv8"]},
+            "model.kv_options: indicator.method 'variance' cannot judge a cache of 8 bits; choose one of residual",
+        ),
+        ({"options": ["4", "4/kv2"]}, "option '4/kv2' keeps its cache at '2'"),
     ],
 )
 def test_bad_settings(made: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -153,10 +158,14 @@ def source(made: dict[str, Any], **settings: Any) -> Source:
 def at_options(made: dict[str, Any], layer: int, *options: str) -> QuantisedLayer:
     folder = Path(made["calibration_file"]).parent
     rows = {row["option"]: row["operators"] for row in _manifest_rows(folder) if row["layer"] == layer}
+    chosen = [layer_option(name) for name in options]
+    tensors = {option: read_layer(find_layer_file(folder, layer, option.weights.name)) for option in chosen}
+    plain = [option.weights for option in chosen if option.kv == "16"]
     return QuantisedLayer(
         layer,
-        {OPTIONS[name]: read_layer(find_layer_file(folder, layer, name)) for name in options},
-        {OPTIONS[name]: {operator: part["loss"] for operator, part in rows[name].items()} for name in options},
+        {weights: tensors[layer_option(weights.name)] for weights in plain},
+        {weights: {operator: part["loss"] for operator, part in rows[weights.name].items()} for weights in plain},
+        {option: tensors[option] for option in chosen if option.kv != "16"},
     )
 
 
@@ -174,7 +183,8 @@ def test_residual_error_is_the_relative_change_of_the_layers_output(made: dict[s
     ids = torch.tensor(Calibration(made["calibration_file"]).ids[:4])
     walk = ResidualError(source(made))
     for layer in range(3):
-        scores = walk.damages(at_options(made, layer, "w8a8", "3"))
+        scores = walk.damages(at_options(made, layer, "w8a8", "3", "16/kv8", "3/kv8"))
+        assert len(scores) == 4
         exact = stage(made, ["32"] * (layer + 1), False).hidden(ids)
         for option, score in scores.items():
             moved = stage(made, ["32"] * layer + [option], False).hidden(ids) - exact
@@ -218,7 +228,7 @@ def test_gradient_errors_by_hand(made: dict[str, Any]) -> None:
     states, gradients = gradient._backward(Walk(given, gradient.WINDOWS, gradient.TOKENS))
     layer = at_options(made, 0, "3")
     (option, stored), walk = next(iter(layer.stored.items())), Walk(given, gradient.WINDOWS, gradient.TOKENS)
-    error = walk.run(option.name, stored) - states[1]
+    error = walk.run(LayerOption(option), stored) - states[1]
     expected = float((error * gradients[0]).square().sum(-1).mean())
     assert GradientError(given).damages(layer)["3"]["layer"] == pytest.approx(expected, rel=1e-5)
 

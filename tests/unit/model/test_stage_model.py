@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmpq.errors import ArtifactError, LlmpqError
+from llmpq.model.cache import StageCache
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.stage import StageModel
 from llmpq.quant.bytes import kv_layer_bytes, resident_end_bytes, resident_layer_bytes
@@ -155,24 +156,40 @@ def test_the_cache_takes_the_bytes_that_the_planner_counts(whole: StageModel) ->
     assert whole.new_cache(slots=5, capacity=24).nbytes == 4 * kv_layer_bytes(whole.spec, 5, 24)
 
 
-def test_a_micro_batch_writes_its_own_slots_only(whole: StageModel) -> None:
+def test_every_layer_has_a_cache_of_its_own_option(tiny_llama_dir: Path, whole: StageModel) -> None:
+    mixed = load(tiny_llama_dir, 0, ["32", "32/kv8", "32/kv8", "32/kv16"], "32", "32")
+    expected = 2 * kv_layer_bytes(whole.spec, 5, 24) + 2 * kv_layer_bytes(whole.spec, 5, 24, "8")
+    assert mixed.new_cache(slots=5, capacity=24).nbytes == expected
+    assert [part.dtype for part in parts_of(mixed.new_cache(1, 4))[:6]] == [torch.float32] * 2 + [torch.int8, torch.float32] * 2
+    assert mixed.weights_digest == whole.weights_digest  # the cache is no weight
+
+
+def parts_of(cache: StageCache) -> list[torch.Tensor]:
+    return [part for layer in cache.layers for parts in layer for part in parts]
+
+
+@pytest.mark.parametrize("kv", ["16", "8"])
+def test_a_micro_batch_writes_its_own_slots_only(tiny_llama_dir: Path, kv: str) -> None:
+    whole = load(tiny_llama_dir, 0, [f"32/kv{kv}"] * 4, "32", "32")
     cache = whole.new_cache(6, 16)
     whole.prefill(ids(2, 5), cache, slice(2, 4), torch.tensor([5, 5]))
     whole.decode(ids(2, 1)[:, 0], cache, slice(2, 4), torch.tensor([5, 5]))
-    for stored in (cache.keys, cache.values):
-        assert stored[:, 2:4, :, :6].abs().amin(-1).gt(0).all()
-        assert not stored[:, :2].any()
-        assert not stored[:, 4:].any()
-        assert not stored[:, :, :, 6:].any()
+    for part in parts_of(cache):
+        assert part[2:4, :, :6].abs().amax(-1).gt(0).all()
+        assert not part[:2].any()
+        assert not part[4:].any()
+        assert not part[:, :, 6:].any()
 
 
-def test_padding_and_other_slots_cannot_be_seen(whole: StageModel) -> None:
+@pytest.mark.parametrize("kv", ["16", "8"])
+def test_padding_and_other_slots_cannot_be_seen(tiny_llama_dir: Path, kv: str) -> None:
     """Two runs that differ in padding tokens and in what earlier requests left in the cache give the same bits."""
+    whole = load(tiny_llama_dir, 0, [f"32/kv{kv}"] * 4, "32", "32")
     tokens, lengths, seen = ids(3, 7), torch.tensor([7, 3, 5]), []
     for filler in (4, 90):
         cache = whole.new_cache(3, 12)
-        cache.keys.fill_(float(filler))
-        cache.values.fill_(float(filler))
+        for part in parts_of(cache):
+            part.fill_(filler)
         padded = tokens.clone()
         padded[torch.arange(7) >= lengths[:, None]] = filler
         first = whole.prefill(padded, cache, slice(0, 3), lengths)

@@ -100,7 +100,7 @@ def test_no_process_and_no_file_outlives_the_command_and_nothing_listens_beyond_
         parent.send_signal(number)
         assert parent.wait(timeout=10) == code
         # Orphans that have ended stay in the table until process 1 gets round to them.
-        assert [process for process in psutil.wait_procs(found, timeout=5)[1] if alive(process)] == []
+        assert [process for process in psutil.wait_procs(found, timeout=30)[1] if alive(process)] == []
     finally:
         parent.kill()
         parent.wait()

@@ -13,12 +13,12 @@ import torch
 from llmpq import artifacts
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.bytes import kv_layer_bytes
 from llmpq.quant.files import LayerTensors, layer_vectors, plain_layer, write_layer
 from llmpq.quant.layer_index import layer_file_name
 from llmpq.quant.options import weight_option
 from llmpq.quant.quantise import nearest
 from llmpq.serve.batch import serve
+from llmpq.serve.job import stage_kv_bytes
 
 LAYERS, VOCAB = 6, 199
 
@@ -53,7 +53,7 @@ def plan_body(
     """A plan whose stage j has ``cut[j]`` layers, on device d{j}, with ample budgets; figures that serving does not need are round."""
     stages, layer = [], 0
     for number, count in enumerate(cut):
-        kv = kv_layer_bytes(spec, slots, capacity) * count
+        kv = stage_kv_bytes(spec, options[layer : layer + count], slots, capacity)
         stages.append(
             {
                 "device": f"d{number}",
