@@ -1,7 +1,12 @@
 """``llmpq export``: the weights of a plan as a checkpoint that other programs load."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmpq.export.vllm import Launch
 
 HELP = "write the weights of a plan as a checkpoint of another format, without quantising again"
 
@@ -16,9 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         required=True,
         metavar=("FORMAT", "DIR"),
-        help="compressed-tensors (read by transformers and vLLM; options 16, 8, w8a8, 4 and their symmetric variants) or gptq (read by "
-        "GPTQModel and vLLM; 16, 8, 4, 3, 2), and the directory to write",
+        help="compressed-tensors (read by transformers and vLLM; options 16, 8, w8a8, 4 and their symmetric variants), transformers (the "
+        "same), vllm (the same, with serve.sh and settings for the plan's pipeline) or gptq (read by GPTQModel and vLLM; 16, 8, 4, 3, 2), "
+        "and the directory to write",
     )
+    parser.add_argument("--problem", type=Path, metavar="PROBLEM.json", help="vllm: the problem of the plan, which has the workload")
+    parser.add_argument("--platform", choices=("cuda", "cpu"), help="vllm: what it runs on (default: cuda)")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="checkpoint directory of the model")
     parser.add_argument(
         "--quantised",
@@ -43,22 +51,43 @@ def run(args: argparse.Namespace) -> int:
     from llmpq.export.assignment import Assignment
     from llmpq.export.target import ExportError
     from llmpq.export.targets import target_named
+    from llmpq.export.vllm import Vllm
     from llmpq.export.write import export_checkpoint
     from llmpq.model.spec import ModelSpec
 
     if bool(args.plan) == bool(args.option):
         raise ExportError("give either PLAN.json or --option")
-    target, out = target_named(args.to[0]), Path(args.to[1])
+    target, out, launch = target_named(args.to[0], args.platform), Path(args.to[1]), None
     if args.plan:
         assignment = Assignment.of_plan(artifacts.read(args.plan, "plan"), str(args.plan))
     else:
         assignment = Assignment.uniform(args.option, ModelSpec.from_directory(args.checkpoint).layers)
+    if isinstance(target, Vllm):
+        launch = _launch(args, target.platform)
+    elif args.problem or args.platform:
+        raise ExportError(f"--problem and --platform are for --to vllm, not {target.name}")
     same_as = {str(path): _weights_of(path) for path in args.same_as}
-    inputs = (args.plan,) if args.plan else ()
-    record = export_checkpoint(args.checkpoint, args.quantised, assignment, target, out, same_as=same_as, inputs=inputs)
+    inputs = tuple(path for path in (args.plan, args.problem) if path)
+    record = export_checkpoint(args.checkpoint, args.quantised, assignment, target, out, same_as=same_as, launch=launch, inputs=inputs)
     size = sum(record["files"].values()) / 2**20
     print(f"{out}: {target.name}, {len(record['options'])} layers, {size:.1f} MiB, {record['dtype']}, weights {record['weights_sha256']}")
     return 0
+
+
+def _launch(args: argparse.Namespace, platform: str) -> "Callable[[str], Launch]":
+    """vLLM's settings for the plan, once the type that the checkpoint computes in is known."""
+    from llmpq import artifacts
+    from llmpq.export.target import ExportError
+    from llmpq.export.vllm import launch
+    from llmpq.model.spec import ModelSpec
+
+    if not (args.plan and args.problem):
+        raise ExportError("--to vllm needs PLAN.json and --problem PROBLEM.json: pipeline, cut and batches come from them")
+    plan, problem = artifacts.read(args.plan, "plan"), artifacts.read(args.problem, "problem")
+    if plan["problem_sha256"] != artifacts.body_digest(problem):
+        raise ExportError(f"{args.plan} was made for another problem than {args.problem}; give the problem it was planned for")
+    spec = ModelSpec.from_directory(args.checkpoint)
+    return lambda dtype: launch(plan, problem, spec, platform, dtype)
 
 
 def _weights_of(path: Path) -> str:

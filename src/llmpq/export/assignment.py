@@ -39,14 +39,10 @@ class Assignment:
         """The layers' options; ExportError where the target cannot express one, or the model is another, with what to choose instead."""
         if len(self.options) != spec.layers:
             raise ExportError(f"{self.label}: has {len(self.options)} layers, the model {spec.layers}; give the checkpoint it was made for")
-        for name in dict.fromkeys(self.options):
-            layers = [layer for layer, option in enumerate(self.options) if option == name]
-            reason = _refusal(name, target)
-            if reason is not None:
-                others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-                raise ExportError(
-                    f"{self.label}: layer {layers[0]}{others} at option '{name}' cannot be exported to {target.name}: {reason}"
-                )
+        refused = {name: reason for name in dict.fromkeys(self.options) if (reason := _refusal(name, target)) is not None}
+        if refused:
+            first, *others = (f"{self._layers_at(name)} cannot be exported to {target.name}: {why}" for name, why in refused.items())
+            raise ExportError(". Nor can ".join([f"{self.label}: {first}", *(other.replace(" cannot be", " be") for other in others)]))
         for end in ENDS:
             option = getattr(self, f"{end}_option")
             if weight_option(option).quantised:
@@ -60,6 +56,11 @@ class Assignment:
                 "choose the same for both"
             )
         return [weight_option(name) for name in self.options]
+
+    def _layers_at(self, name: str) -> str:
+        layers = [layer for layer, option in enumerate(self.options) if option == name]
+        others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        return f"layer {layers[0]}{others} at option '{name}'"
 
 
 def _refusal(name: str, target: Target) -> str | None:

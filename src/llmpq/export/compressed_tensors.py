@@ -14,6 +14,7 @@ from llmpq.export.target import Target, grouped_scales, layer_pattern, layers_at
 from llmpq.model.names import Names
 from llmpq.quant.options import WeightOption
 
+METHOD = "compressed-tensors"
 PACKED, INTEGER, MIXED = "pack-quantized", "int-quantized", "mixed-precision"
 _KERNEL_BITS = (4, 8)
 _VERSION = "0.20.0"
@@ -22,7 +23,7 @@ _VERSION = "0.20.0"
 class CompressedTensors(Target):
     """``<module>.weight_packed``, ``.weight_scale`` and ``.weight_shape``, or ``.weight`` (int8) and ``.weight_scale``."""
 
-    name = "compressed-tensors"
+    name = METHOD
 
     def own_refusal(self, option: WeightOption) -> str | None:
         if option.bits not in _KERNEL_BITS:
@@ -47,7 +48,7 @@ class CompressedTensors(Target):
                 plain.append(pattern)
         formats = {group["format"] for group in groups}
         return {
-            "quant_method": self.name,
+            "quant_method": METHOD,
             "format": formats.pop() if len(formats) == 1 else MIXED,
             "quantization_status": "compressed",
             "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from llmpq import artifacts
 from llmpq.export.assignment import Assignment
 from llmpq.export.target import ExportError, Target
+from llmpq.export.vllm import LAUNCHER, Launch
 from llmpq.model.checkpoint import Checkpoint
 from llmpq.model.config_file import ConfigFile
 from llmpq.model.loading import read_stored_end, read_stored_layer
@@ -40,13 +41,15 @@ def export_checkpoint(
     out_dir: str | Path,
     *,
     same_as: Mapping[str, str] | None = None,
+    launch: Callable[[str], Launch] | None = None,
     inputs: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
     """Write ``out_dir`` (config.json, weights, tokenizer, generation settings, export.json) at once, and return export.json.
 
     ``quantised_dir`` is a folder of layer groups, or the groups; without it options 16 and 32 are read from the checkpoint. ``same_as``:
-    weights_sha256 of files, by their names, that the export must agree with. An export that was there before is replaced, any other
-    directory refused. Raises ExportError where the target cannot express the assignment or the weights are not the same ones.
+    weights_sha256 of files, by their names, that the export must agree with. ``launch``: how the checkpoint is served, once the type that
+    it computes in is known; its files are written beside the weights. An export that was there before is replaced, any other directory
+    refused. Raises ExportError where the target cannot express the assignment or the weights are not the same ones.
     """
     out = Path(out_dir)
     if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
@@ -66,6 +69,9 @@ def export_checkpoint(
         settings = target.settings(checkpoint.names, options) if any(option.quantised for option in options) else None
         dtype = _computing_type(assignment, shards.beyond_half)
         _write_config(partial, checkpoint, settings, dtype)
+        served = None if launch is None else launch(dtype)
+        if served is not None:
+            _write_launch(partial, served)
         body = {
             "target": target.name,
             "family": checkpoint.spec.family,
@@ -74,9 +80,16 @@ def export_checkpoint(
             "head_option": assignment.head_option,
             "dtype": dtype,
             "weights_sha256": digest,
+            **({} if served is None else {"vllm": served.body()}),
             "files": {path.name: path.stat().st_size for path in sorted(partial.iterdir())},
         }
         return artifacts.write(partial / RECORD, "export", body, source="computed", inputs=inputs)
+
+
+def _write_launch(directory: Path, served: Launch) -> None:
+    for name, text in served.files().items():
+        artifacts.write_text(directory / name, text)
+    (directory / LAUNCHER).chmod(0o755)
 
 
 def _computing_type(assignment: Assignment, beyond_half: bool) -> str:
