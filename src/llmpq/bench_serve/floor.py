@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from llmpq.model.cache import KV_DTYPE
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.options import weight_option
-from llmpq.serve.schedule import waves
+from llmpq.schedule.batches import waves
 
 KV_ITEM_BYTES = KV_DTYPE.itemsize
 CLASSES = ("32", "16", "8", "w8a8")

@@ -12,8 +12,8 @@ from llmpq import artifacts
 from llmpq.bench_serve.memory import StagePeaks
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.bytes import kv_layer_bytes
+from llmpq.schedule.batches import balanced
 from llmpq.serve.batch import serve
-from llmpq.serve.schedule import balanced
 
 PREFILL_TOKENS = 512
 """Prompt tokens of one prefill call: enough for the kernels to reach their rate, few enough for activations to stay in the cache."""

@@ -1,15 +1,15 @@
 """The barrier schedule at work, on the first stage: prompts in, finished requests out."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from llmpq.schedule.barrier import run_wave
+from llmpq.schedule.batches import Chunk, MicroBatch, call_shapes, micro_batches, waves
 from llmpq.serve.pipeline import Pipeline
-from llmpq.serve.schedule import Chunk, MicroBatch, call_shapes, micro_batches, waves
 from llmpq.serve.sequences import Sequences, padded_prompts
 from llmpq.serve.stops import Decode
 from llmpq.serve.transport import Header, Kind
@@ -58,6 +58,10 @@ class Driver:
         self._finished = finished
         self._progress = progress
         self._reported = time.perf_counter()
+        self._requests: Sequence[Mapping[str, Any]] = ()
+        self._sequences: list[Sequences] = []
+        self._done: list[dict[str, Any]] = []
+        self._prefilled = self._last_token = 0.0
         self.clock = Clock()
 
     def warm_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
@@ -87,74 +91,66 @@ class Driver:
 
     def _serve_wave(self, requests: Sequence[Mapping[str, Any]]) -> None:
         start = time.perf_counter()
-        batches = [
-            Sequences(plan, requests[plan.first_slot : plan.first_slot + plan.rows], self._ends, self._decode_text)
-            for plan in self._micro_batches(len(requests))
+        batches = self._micro_batches(len(requests))
+        self._requests = requests
+        self._sequences = [
+            Sequences(batch, requests[batch.first_slot : batch.first_slot + batch.rows], self._ends, self._decode_text) for batch in batches
         ]
-        self._prefill(batches, requests)
-        prefilled = time.perf_counter()
-        last_token = self._decode(batches, prefilled)
-        self.clock.prefill_s += prefilled - start
-        self.clock.decode_s += last_token - prefilled
+        run_wave(batches, self)
+        self._emit()
+        self.clock.prefill_s += self._prefilled - start
+        self.clock.decode_s += self._last_token - self._prefilled
+
+    def read(self, batch: MicroBatch, chunk: Chunk) -> None:
+        """See WaveWork."""
+        requests = self._requests[chunk.first_slot : chunk.first_slot + chunk.rows]
+        lengths, ids = padded_prompts(requests)
+        self._pipeline.assign(chunk.first_slot, requests)
+        self._pipeline.submit(Header(Kind.PREFILL, batch.index, chunk.first_slot, chunk.rows, ids.shape[1]), lengths, ids)
+        self.clock.prompts += chunk.rows
+        self._report()
+
+    def first_tokens(self, batch: MicroBatch, chunk: Chunk) -> None:
+        """See WaveWork."""
+        sequences, first = self._sequences[batch.index], chunk.first_slot - batch.first_slot
+        rows = slice(first, first + chunk.rows)
+        self._pipeline.collect(sequences.ids[rows], sequences.newest_margins[rows])
+        self._report()
+
+    def all_read(self) -> None:
+        """See WaveWork."""
+        self._prefilled = self._last_token = time.perf_counter()
+
+    def go_on(self, batch: MicroBatch) -> bool:
+        """See WaveWork."""
+        sequences = self._sequences[batch.index]
+        self.clock.tokens += sequences.unfinished
+        self._done += sequences.accept()
+        if sequences.unfinished:
+            header = Header(Kind.DECODE, batch.index, batch.first_slot, batch.rows, 1, sequences.step)
+            self._pipeline.submit(header, sequences.positions, sequences.ids)
+            sequences.advance()
+        self._report()
+        return sequences.unfinished > 0
+
+    def next_tokens(self, batch: MicroBatch) -> None:
+        """See WaveWork."""
+        self._emit()  # while the stages are at work
+        sequences = self._sequences[batch.index]
+        self._pipeline.collect(sequences.ids, sequences.newest_margins)
+        self._last_token = time.perf_counter()
 
     def _micro_batches(self, count: int) -> list[MicroBatch]:
         return micro_batches(count, self._decode_size, self._prefill_size)
 
-    def _prefill(self, batches: Sequence[Sequences], requests: Sequence[Mapping[str, Any]]) -> None:
-        for batch in batches:
-            for chunk in batch.plan.chunks:
-                lengths, ids = padded_prompts(requests[chunk.first_slot : chunk.first_slot + chunk.rows])
-                self._pipeline.assign(chunk.first_slot, requests[chunk.first_slot : chunk.first_slot + chunk.rows])
-                header = Header(Kind.PREFILL, batch.plan.index, chunk.first_slot, chunk.rows, ids.shape[1])
-                self._pipeline.submit(header, lengths, ids)
-                self.clock.prompts += chunk.rows
-                self._report()
-        for batch in batches:
-            for chunk in batch.plan.chunks:
-                rows = _rows_of(chunk, batch.plan)
-                self._pipeline.collect(batch.ids[rows], batch.newest_margins[rows])
-                self._report()
-
-    def _decode(self, batches: Sequence[Sequences], prefilled: float) -> float:
-        """Decode rounds over the micro-batches until all are done; returns the time of the last token."""
-        under_way: deque[Sequences] = deque()
-        finished: list[dict[str, Any]] = []
-        for batch in batches:
-            finished += self._go_on(batch, under_way)
-        last_token = prefilled
-        while under_way:
-            self._emit(finished)  # while the stages are at work
-            batch = under_way.popleft()
-            self._pipeline.collect(batch.ids, batch.newest_margins)
-            last_token = time.perf_counter()
-            finished = self._go_on(batch, under_way)
-            self._report()
-        self._emit(finished)
-        return last_token
-
-    def _go_on(self, batch: Sequences, under_way: deque[Sequences]) -> list[dict[str, Any]]:
-        """Accept the newest tokens of ``batch`` and submit its next step unless it is done; returns the records it finished."""
-        self.clock.tokens += batch.unfinished
-        finished = batch.accept()
-        if batch.unfinished:
-            plan = batch.plan
-            header = Header(Kind.DECODE, plan.index, plan.first_slot, plan.rows, 1, batch.step)
-            self._pipeline.submit(header, batch.positions, batch.ids)
-            batch.advance()
-            under_way.append(batch)
-        return finished
-
-    def _emit(self, records: list[dict[str, Any]]) -> None:
-        if records:
-            self._finished(records)
+    def _emit(self) -> None:
+        """Hand on what has finished since the last time."""
+        if self._done:
+            self._finished(self._done)
+            self._done = []
 
     def _report(self) -> None:
         now = time.perf_counter()
         if now - self._reported >= PROGRESS_S:
             self._reported = now
             self._progress(self.clock.prompts, self.clock.tokens)
-
-
-def _rows_of(chunk: Chunk, batch: MicroBatch) -> slice:
-    first = chunk.first_slot - batch.first_slot
-    return slice(first, first + chunk.rows)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from llmpq.errors import ServeError
-from llmpq.serve.schedule import MicroBatch
+from llmpq.schedule.batches import MicroBatch
 from llmpq.serve.stops import Decode, StopWatch
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmpq.serve.schedule import Chunk, balanced, call_shapes, micro_batches, waves
+from llmpq.schedule.batches import Chunk, balanced, call_shapes, micro_batches, waves
 
 
 def test_worked_example_of_ten_requests() -> None:

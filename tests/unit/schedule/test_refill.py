@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from llmpq.serve.refill import Admission, Refill
-from llmpq.serve.schedule import micro_batches
+from llmpq.schedule.batches import micro_batches
+from llmpq.schedule.refill import Admission, Refill
 
 
 def test_worked_example_of_five_requests_and_three_slots() -> None:

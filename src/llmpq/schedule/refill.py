@@ -9,7 +9,7 @@ no torch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmpq.serve.schedule import MicroBatch, balanced, micro_batches
+from llmpq.schedule.batches import MicroBatch, balanced, micro_batches
 
 
 @dataclass(frozen=True)
