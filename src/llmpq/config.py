@@ -100,7 +100,7 @@ class Cluster:
 
 @dataclass
 class Workload:
-    """``requests`` prompts in all, ``slots`` of them resident at once."""
+    """``requests`` prompts in all, ``slots`` of them resident at once; ``new_tokens_min`` null: all generate ``new_tokens``."""
 
     name: str
     requests: int
@@ -112,6 +112,7 @@ class Workload:
     text: str
     region: list[float]
     seed: int
+    new_tokens_min: int | None = None
 
 
 @dataclass

@@ -20,14 +20,14 @@ CHOICES = {
     "indicator.moment": ("variance", "second"),
     "planner.solver": ("glpk", "highs"),
     "backend.name": ("native",),
-    "serve.schedule": ("barrier",),
+    "serve.schedule": ("barrier", "continuous"),
     "suite": ("default", "test"),
 }
 DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
 REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
 POSITIVE = {
     "model": ("layers",),
-    "workload": ("requests", "slots", "prompt_tokens", "prompt_tokens_min", "new_tokens"),
+    "workload": ("requests", "slots", "prompt_tokens", "prompt_tokens_min", "new_tokens", "new_tokens_min"),
     "profile": ("micro_batches", "prompt_tokens", "contexts", "repeats", "link_bytes"),
     "quantizer": ("damping", "layers_per_job", "calibration.windows", "calibration.tokens"),
     "planner": ("time_limit_s", "micro_batches.prefill", "micro_batches.decode", "pareto.memory_factors"),
@@ -178,18 +178,14 @@ def _check_regions(experiment: Mapping[str, Any], fail: Any) -> None:
 
 def _check_ranges(experiment: Mapping[str, Any], fail: Any) -> None:
     workload, objective = experiment["workload"], experiment["planner"]["objective"]
-    if workload["prompt_tokens_min"] > workload["prompt_tokens"]:
-        fail(
-            "workload.prompt_tokens_min",
-            f"is {workload['prompt_tokens_min']}, more than workload.prompt_tokens ({workload['prompt_tokens']})",
-        )
+    for longest in ("prompt_tokens", "new_tokens"):
+        if (workload[f"{longest}_min"] or 0) > workload[longest]:
+            fail(f"workload.{longest}_min", f"is {workload[f'{longest}_min']}, more than workload.{longest} ({workload[longest]})")
     if workload["slots"] > workload["requests"]:
         fail("workload.slots", f"is {workload['slots']}, more than workload.requests ({workload['requests']})")
-    if workload["slots"] < workload["requests"]:
-        fail(
-            "workload.slots",
-            f"is {workload['slots']}: the schedule 'barrier' keeps all {workload['requests']} requests resident, so slots = requests",
-        )
+    if experiment["serve"]["schedule"] == "barrier" and workload["requests"] % workload["slots"]:
+        why = f"the schedule 'barrier' serves full batches, and {workload['requests']} requests are no multiple of that"
+        fail("workload.slots", f"is {workload['slots']}: {why}; choose another number, or serve=continuous")
     if (objective["theta_ms"] is None) == (objective["quality_budget"] is None):
         fail("planner.objective", "set exactly one of theta_ms and quality_budget (the other one null)")
     sizes = experiment["planner"]["micro_batches"]

@@ -29,10 +29,11 @@ def plan_body(problem: Mapping[str, Any], strategy: str, message: str) -> dict[s
     }
 
 
-def write_unserved(plan_path: str | Path, requests: str | Path, serve: str | Path, timeline: str | Path) -> None:
-    """The outputs of the serving stage for a plan.json without a plan: no requests, no calls, and why."""
+def write_unserved(plan_path: str | Path, requests: str | Path, serve: str | Path, *timelines: str | Path) -> None:
+    """The outputs of the serving stage for a plan.json without a plan: no requests, no calls (measured or simulated), and why."""
     artifacts.write_text(requests, "")
-    artifacts.write_text(timeline, artifacts.dumps({"traceEvents": []}))
+    for timeline in timelines:
+        artifacts.write_text(timeline, artifacts.dumps({"traceEvents": []}))
     _pass_on(plan_path, serve, "serve", [plan_path])
 
 

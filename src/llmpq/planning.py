@@ -10,7 +10,7 @@ from llmpq.plan.check import check
 from llmpq.plan.explain import explain
 from llmpq.plan.pareto import pareto
 from llmpq.plan.planner import plan
-from llmpq.simulate.barrier import with_simulated_total
+from llmpq.simulate.predict import with_simulation
 
 
 def read_problem(path: str | Path, objective: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def write_plan(
             raise
         body = planless.plan_body(problem, strategy, str(error))
     if planless.reason(body) is None:
-        body = with_simulated_total(problem, body)
+        body = with_simulation(problem, body)
     if experiment is not None:
         body["experiment"] = experiment
     faults = check(problem, body)

@@ -14,17 +14,20 @@ def write_workload(name: str, settings: Mapping[str, Any], text: str | Path, che
     """Cut the prompts of a workload from the region of a text and write the ``workload`` artifact; returns it.
 
     ``settings`` is an entry of config/workload: ``requests`` prompts of ``prompt_tokens_min`` to ``prompt_tokens`` token ids (the lengths
-    drawn evenly with ``seed``), ``new_tokens`` to generate for each. Raises ConfigError when the region is too short.
+    drawn evenly with ``seed``), ``new_tokens_min`` (if any) to ``new_tokens`` to generate, drawn alike. Raises ConfigError when the
+    region is too short.
     """
     low, high, seed = settings["prompt_tokens_min"], settings["prompt_tokens"], settings["seed"]
     windows = token_windows(load_tokenizer(checkpoint_dir), text, settings["region"], windows=settings["requests"], tokens=high, seed=seed)
     draw = random.Random(seed)
     lengths = [high if low == high else draw.randint(low, high) for _ in windows]
-    if low != high:
-        lengths[0] = high  # memory is planned for the longest prompt, so there is one
+    most = settings["new_tokens"]
+    fewest = settings.get("new_tokens_min") or most
+    limits = [most if fewest == most else draw.randint(fewest, most) for _ in windows]
+    lengths[0], limits[0] = high, most  # memory is planned for the longest request, so there is one
     requests = [
-        {"id": f"{number:04}", "prompt_tokens": ids[:length], "max_new_tokens": settings["new_tokens"]}
-        for number, (ids, length) in enumerate(zip(windows, lengths, strict=True))
+        {"id": f"{number:04}", "prompt_tokens": ids[:length], "max_new_tokens": limit}
+        for number, (ids, length, limit) in enumerate(zip(windows, lengths, limits, strict=True))
     ]
     body = {"name": name, "text": settings["text"], "ignore_eos": settings["ignore_eos"], "requests": requests}
     return artifacts.write(out, "workload", body, source="computed", inputs=[text], config=dict(settings))

@@ -108,6 +108,8 @@ def test_an_override_reaches_its_key() -> None:
         ("workload.text=novel", ["workload.text", "novel", "wikipedia"]),
         ("workload.prompt_tokens_min=500", ["workload.prompt_tokens_min", "more than workload.prompt_tokens"]),
         ("workload.slots=64", ["workload.slots", "more than workload.requests"]),
+        ("workload.slots=5", ["workload.slots", "full batches", "serve=continuous"]),
+        ("workload.new_tokens_min=33", ["workload.new_tokens_min", "more than workload.new_tokens (32)"]),
         ("workload.requests=0", ["workload.requests", "more than 0"]),
         ("planner.objective.theta_ms=5", ["planner.objective", "exactly one"]),
         ("planner.gap=-1", ["planner.gap"]),

@@ -48,7 +48,7 @@ rule workload:
     params:
         workload=of_experiment(
             "workload",
-            "name requests prompt_tokens prompt_tokens_min new_tokens ignore_eos text region seed",
+            "name requests prompt_tokens prompt_tokens_min new_tokens new_tokens_min ignore_eos text region seed",
         ),
         code=code_digest("llmpq.workload"),
     message:

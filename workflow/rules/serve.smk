@@ -12,6 +12,7 @@ rule serve:
         requests=f"{RUN}/requests.jsonl",
         serve=f"{RUN}/serve.json",
         timeline=f"{RUN}/timeline.json",
+        simulated=f"{RUN}/simulated.json",
     log:
         "results/logs/serve/{experiment}/{strategy}.log",
     benchmark:

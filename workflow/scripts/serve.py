@@ -10,7 +10,7 @@ from llmpq.serve.job import run_settings
 with job(snakemake):
     given, params, out = snakemake.input, snakemake.params, snakemake.output
     if planless.reason(artifacts.read(given.plan, "plan")) is not None:
-        planless.write_unserved(given.plan, out.requests, out.serve, out.timeline)
+        planless.write_unserved(given.plan, out.requests, out.serve, out.timeline, out.simulated)
     else:
         groups = {"serve": params.serve, "workload": params.workload, "backend": params.backend}
         serve(

@@ -21,15 +21,18 @@ def run(args: argparse.Namespace) -> int:
     from llmpq import artifacts
     from llmpq.plan.check import check
     from llmpq.planning import read_problem
-    from llmpq.simulate.barrier import with_simulated_total
+    from llmpq.simulate.predict import with_simulation
 
     problem = read_problem(args.problem, objective_argument(args))
     plan = artifacts.read(args.plan, "plan")
     faults = check(problem, plan)
     if not faults and plan["predicted"]["simulated_total_s"] is not None:
-        again = with_simulated_total(problem, plan)["predicted"]["simulated_total_s"]
-        if not math.isclose(again, plan["predicted"]["simulated_total_s"], rel_tol=_TOLERANCE):
-            faults = [f"predicted.simulated_total_s is {plan['predicted']['simulated_total_s']}, the event simulation gives {again}"]
+        again = with_simulation(problem, plan)["predicted"]
+        faults = [
+            f"predicted.{key} is {stated}, the event simulation gives {again[key]}"
+            for key, stated in plan["predicted"].items()
+            if not math.isclose(again[key] or 0.0, stated or 0.0, rel_tol=_TOLERANCE)
+        ]
     for fault in faults:
         print(f"{args.plan}: {fault}")
     if not faults:

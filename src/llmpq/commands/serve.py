@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folders of layers and ends (for example results/quantised/NAME/gptq results/quantised/NAME/ends); without them options "
         "16 and 32 are read from the checkpoint",
     )
-    parser.add_argument("--problem", type=Path, metavar="PROBLEM.json", help="check that the plan was made for this problem")
+    parser.add_argument(
+        "--problem",
+        type=Path,
+        metavar="PROBLEM.json",
+        help="check that the plan was made for this problem, and simulate the run with its tables: predicted beside measured",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -58,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule",
         choices=("barrier", "continuous"),
-        help="all prefill, then decode; or a finished request's slot goes to the next one at once (default: the configuration's)",
+        help="all prefill, then decode; or a finished request's slot goes to the next one at once (default: the "
+        "configuration's, without one the plan's)",
     )
     parser.add_argument("--port", type=int, help="rendezvous port on 127.0.0.1 (0: any free one)")
     parser.add_argument("--timeout-s", type=float, help="seconds without an answer after which a stage counts as hung")

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--prompt-tokens-min", type=int, help="prompts of different lengths, this one the shortest (default: all equal)")
     parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens-min", type=int, help="limits of different lengths, this one the shortest (default: all equal)")
     parser.add_argument("--region", type=float, nargs=2, default=[0.3, 0.5], metavar=("FROM", "TO"), help="the part of the text to use")
     parser.add_argument("--stop-at-eos", action="store_true", help="end a request at the end-of-sequence token")
     parser.add_argument("--seed", type=int, default=0)
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llmpq.workload import write_workload
 
-    settings = {key: getattr(args, key) for key in ("requests", "prompt_tokens", "new_tokens", "region", "seed")}
+    settings = {key: getattr(args, key) for key in ("requests", "prompt_tokens", "new_tokens", "new_tokens_min", "region", "seed")}
     settings |= {
         "prompt_tokens_min": args.prompt_tokens_min or args.prompt_tokens,
         "text": args.text.stem,

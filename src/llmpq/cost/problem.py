@@ -48,7 +48,7 @@ def build_problem(
     shape = Shape(
         prompt_tokens=int(workload["prompt_tokens"]),
         new_tokens=int(workload["new_tokens"]),
-        sizes=micro_batch_sizes(int(workload["slots"]), planner.get("micro_batches") or {}),
+        sizes=_tabulated(int(workload["slots"]), planner, schedule),
         token_activation_bytes=spec.hidden * ACTIVATION_BYTES,
         devices=len(cluster["members"]),
         options=layer_options(options, kv_options),
@@ -66,6 +66,7 @@ def build_problem(
         "workload": {key: int(workload[key]) for key in ("requests", "slots", "prompt_tokens", "new_tokens")},
         "schedule": schedule,
         "overlapped_sends": True,
+        "lengths": {"prefill": shape.prompt_lengths, "decode": shape.context_lengths},
         "options": used,
         "end_options": list(end_options),
         "reference_option": REFERENCE_OPTION,
@@ -112,6 +113,13 @@ def micro_batch_sizes(slots: int, listed: Mapping[str, Sequence[int] | None]) ->
     for size in decode:
         prefill |= _balanced(size, listed.get("prefill"))
     return sorted(decode | prefill)
+
+
+def _tabulated(slots: int, planner: Mapping[str, Any], schedule: str) -> list[int]:
+    """The sizes of the tables: the candidates', and under the continuous schedule, which prefills any number of rows, powers of two."""
+    sizes = micro_batch_sizes(slots, planner.get("micro_batches") or {})
+    powers = [2**power for power in range(slots.bit_length())] if schedule == "continuous" else []
+    return sorted({*sizes, *powers})
 
 
 def _balanced(total: int, largest: Sequence[int] | None) -> set[int]:

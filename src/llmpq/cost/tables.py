@@ -18,6 +18,7 @@ MIB = 2**20
 TOKEN_BYTES = 8  # token ids travel back as int64
 MESSAGES_PER_LINK = 2  # buffers at each end of a link between stages: one moves while the other is computed
 MESSAGE_HEADER_BYTES = 256
+LENGTH_SAMPLES = 7  # prompt lengths and contexts that the tables by length have
 CONTEXT_SAMPLES = 9  # contexts at which a decode time is averaged over a long generation
 
 
@@ -41,6 +42,21 @@ class Shape:
         last = self.prompt_tokens + max(self.new_tokens - 1, 1)
         count = min(CONTEXT_SAMPLES, last - self.prompt_tokens)
         return [float(context) for context in np.linspace(self.prompt_tokens + 1, last, count)]
+
+    @property
+    def prompt_lengths(self) -> list[int]:
+        """Prompt lengths of the tables by length, up to the longest."""
+        return _spread(self.prompt_tokens)
+
+    @property
+    def context_lengths(self) -> list[int]:
+        """Contexts of the tables by length, up to the longest."""
+        return _spread(self.prompt_tokens + self.new_tokens)
+
+
+def _spread(last: int) -> list[int]:
+    """LENGTH_SAMPLES lengths from 1 to ``last``, or fewer; two at least."""
+    return sorted({int(length) for length in np.linspace(1, max(last, 2), LENGTH_SAMPLES)})
 
 
 def offered_options(options: Sequence[str], resident: Mapping[str, int]) -> tuple[list[str], list[str]]:
@@ -140,10 +156,17 @@ def _overhead(latency: LatencyModel, phase: str, length: float, shape: Shape) ->
     return round(float(np.mean(calls)) + shape.hand_off_ms, 6)
 
 
-def _times(latency: LatencyModel, part: str, option: str, shape: Shape) -> dict[str, dict[str, float]]:
+def _times(latency: LatencyModel, part: str, option: str, shape: Shape) -> dict[str, dict[str, Any]]:
     prefill = {str(size): round(latency.predict(part, "prefill", option, size, shape.prompt_tokens), 6) for size in shape.sizes}
     decode = {
         str(size): round(float(np.mean([latency.predict(part, "decode", option, size, context) for context in shape.contexts])), 6)
         for size in shape.sizes
     }
-    return {"prefill_ms": prefill, "decode_ms": decode}
+    lengths = {"prefill": shape.prompt_lengths, "decode": shape.context_lengths}
+    by_length = {
+        f"{phase}_by_length_ms": {
+            str(size): [round(latency.predict(part, phase, option, size, length), 6) for length in found] for size in shape.sizes
+        }
+        for phase, found in lengths.items()
+    }
+    return {"prefill_ms": prefill, "decode_ms": decode, **by_length}

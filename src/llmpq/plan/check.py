@@ -235,15 +235,14 @@ def _prices(problem: Json, plan: Json) -> Iterator[str]:
                 yield f"stage {j}: {phase}_ms is {stage[f'{phase}_ms']}, recomputed {expected}"
     prefill, decode = _times_ms(problem, plan)
     batches = workload["requests"] / workload["slots"]
-    seconds = {"prefill_s": prefill * batches / 1000, "decode_s": decode * batches / 1000}
-    seconds["total_s"] = seconds["prefill_s"] + seconds["decode_s"]
-    for key, value in seconds.items():
-        if _differs(plan["predicted"][key], value):
-            yield f"predicted.{key} is {plan['predicted'][key]}, recomputed {value}"
-    speed = workload["requests"] * workload["new_tokens"] / seconds["total_s"] if seconds["total_s"] > 0 else None
-    stated = plan["predicted"]["tokens_per_s"]
-    if (speed is None) != (stated is None) or (speed is not None and _differs(stated, speed)):
-        yield f"predicted.tokens_per_s is {stated}, recomputed {speed}"
+    prefill_s, decode_s = prefill * batches / 1000, decode * batches / 1000
+    total_s = prefill_s + decode_s
+    speed = workload["requests"] * workload["new_tokens"] / total_s if total_s > 0 else None
+    figures = {"prefill_s": prefill_s, "decode_s": decode_s, "total_s": total_s, "tokens_per_s": speed}
+    for key, value in figures.items() if plan["schedule"] == "barrier" else ():  # no formula prices the continuous schedule
+        stated = plan["predicted"][key]
+        if (value is None) != (stated is None) or (value is not None and _differs(stated, value)):
+            yield f"predicted.{key} is {stated}, recomputed {value}"
     yield from _quality(problem, plan, prefill + decode)
 
 

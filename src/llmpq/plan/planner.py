@@ -46,7 +46,7 @@ def plan(
     ``strategy`` is one of STRATEGIES; ``solver`` (glpk, highs), ``time_limit`` in seconds, the relative ``gap`` to prove and ``seed``
     concern llmpq alone. When the time is over the best plan known is returned with the gap that is proven. llmpq starts from the
     baselines' plans, so it is never worse than one of them that keeps the quality budget. The same input gives the same plan (unless the
-    time limit cuts in). ``path`` names the problem in messages. ``predicted.simulated_total_s`` is left null: ``simulate.barrier`` fills
+    time limit cuts in). ``path`` names the problem in messages. ``predicted.simulated_total_s`` is left null: ``simulate.predict`` fills
     it.
 
     Raises ConfigError for unknown names, ArtifactError for a bad problem, InfeasibleError where no plan exists (which device lacks how

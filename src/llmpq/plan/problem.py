@@ -141,9 +141,9 @@ class Problem:
         return not self.devices[a].uses.isdisjoint(self.devices[b].uses)
 
     @property
-    def batches(self) -> int:
-        """How many times a batch of ``slots`` requests runs, one after the other."""
-        return self.requests // self.slots
+    def batches(self) -> float:
+        """How many times a batch of ``slots`` requests runs, one after the other; a whole number under the barrier schedule."""
+        return self.requests / self.slots
 
 
 def _part(entry: Mapping[str, Any]) -> Part:

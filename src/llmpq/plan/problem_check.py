@@ -47,7 +47,9 @@ class ProblemChecker:
 
     def check_workload(self) -> None:
         workload = self.document["workload"]
-        if workload["requests"] % workload["slots"]:
+        if workload["requests"] < workload["slots"]:
+            self.fail("workload.slots", f"is {workload['slots']}, more than workload.requests ({workload['requests']}); make it smaller")
+        if self.document["schedule"] == "barrier" and workload["requests"] % workload["slots"]:
             message = (
                 f"{workload['requests']} is not a multiple of workload.slots ({workload['slots']}); the barrier schedule runs full batches"
             )
@@ -145,7 +147,24 @@ class ProblemChecker:
         for phase in PHASES:
             for key, part in tables:
                 self.check_sizes(f"{key}.{phase}_ms", part[f"{phase}_ms"], needed[phase])
+                self.check_lengths(f"{key}.{phase}_by_length_ms", part, phase)
             self.check_sizes(f"{where}.workspace_bytes.{phase}", device["workspace_bytes"][phase], needed[phase])
+
+    def check_lengths(self, key: str, part: Mapping[str, Any], phase: str) -> None:
+        table = part.get(f"{phase}_by_length_ms")
+        if (table is None) != ("lengths" not in self.document):
+            missing = "is missing" if table is None else "is there, but the problem has no lengths"
+            self.fail(key, f"{missing}; give lengths and tables by length for every part, or neither")
+        if table is None:
+            return
+        lengths = self.document["lengths"][phase]
+        if lengths != sorted(lengths):
+            self.fail(f"lengths.{phase}", f"is {lengths}, not in ascending order")
+        if set(table) != set(part[f"{phase}_ms"]):
+            self.fail(key, f"has sizes {', '.join(table)}; the same are expected as in {phase}_ms: {', '.join(part[f'{phase}_ms'])}")
+        for size, row in table.items():
+            if len(row) != len(lengths):
+                self.fail(f"{key}.{size}", f"has {len(row)} numbers, expected {len(lengths)}, one for each of lengths.{phase}")
 
     def check_sizes(self, key: str, table: Mapping[str, float], needed: list[int]) -> None:
         missing = [size for size in needed if str(size) not in table]

@@ -13,7 +13,7 @@ _BINDING = 1e-9
 
 
 def plan_body(problem: Problem, assignment: Assignment, strategy: str) -> dict[str, Any]:
-    """Everything of plan.json but the certificate; predictions are for all requests, the objective for one batch."""
+    """Everything of plan.json but the certificate; the formula's predictions for all requests, the objective for one batch."""
     candidate = build(problem, assignment.order, assignment.batches)
     times = candidate.makespan(assignment.counts(problem.options), candidate.end(assignment.ends))
     omega = assignment.omega_sum(problem)
@@ -24,7 +24,7 @@ def plan_body(problem: Problem, assignment: Assignment, strategy: str) -> dict[s
         "problem": problem.name,
         "problem_sha256": artifacts.body_digest(problem.document),
         "source": problem.document["source"],
-        "schedule": "barrier",
+        "schedule": problem.document["schedule"],
         "stages": [_stage(problem, candidate, assignment, j) for j in range(candidate.stages)],
         "micro_batch": {
             "prefill": batches.xi,

@@ -102,7 +102,7 @@ def _simulation(summary: Document) -> str:
     if focus["simulated_total_s"] is None:
         return ""
     return (
-        f"The planner's formula gives {number(focus['total_s']['predicted'], 4)} s for the plan of {focus['strategy']}; an event "
+        f"The planner's formula gives {number(focus['planned_total_s'], 4)} s for the plan of {focus['strategy']}; an event "
         f"simulation written independently of it gives {number(focus['simulated_total_s'], 4)} s."
     )
 

@@ -24,6 +24,7 @@ def summarise(experiment: Experiment) -> Document:
     exp(nll)·se(nll) (delta method); ``from_16_bit`` is the mean over the tokens of all texts. What was not measured is null.
     """
     problem = experiment.problem
+    schedule = _schedule(experiment)
     body: Document = {
         "experiment": experiment.name,
         "source": problem["source"],
@@ -32,7 +33,7 @@ def summarise(experiment: Experiment) -> Document:
         "model": problem["model"].get("name", problem["name"]),
         "layers": problem["model"]["layers"],
         "workload": {key: problem["workload"][key] for key in ("requests", "slots", "prompt_tokens", "new_tokens")},
-        "schedule": problem["schedule"],
+        "schedule": schedule,
         "objective": problem["objective"],
         "reference_option": problem.get("reference_option", "4"),
         "problem_sha256": artifacts.body_digest(problem),
@@ -53,23 +54,35 @@ def summarise(experiment: Experiment) -> Document:
     return {**body, "verdict": verdict(body)}
 
 
+def _schedule(experiment: Experiment) -> str:
+    """The one schedule that all runs had; the problem's where nothing was served."""
+    ran = {run.serve["schedule"]: run.strategy for run in experiment.runs if run.serve}
+    if len(ran) > 1:
+        (one, first), (other, second), *_ = ran.items()
+        found = f"{second} ran the schedule {other}, {first} {one}; serve one of them again"
+        raise ArtifactError(f"{experiment.directory / second}/serve.json: key 'schedule': {found}")
+    return next(iter(ran), str(experiment.problem["schedule"]))
+
+
 def _strategy(experiment: Experiment, run: Run) -> Document:
     plan = run.plan
-    predicted: Document = plan["predicted"]
     measured: Document | None = run.serve["throughput"]["measured"] if run.serve else None
+    predicted: Document = run.serve["throughput"]["predicted"] if run.serve else plan["predicted"]
     certificate: Document = plan["certificate"]
-    if not predicted["total_s"]:
+    if not plan["predicted"]["total_s"]:
         raise ArtifactError(
             f"{experiment.directory / run.strategy}/plan.json: key 'predicted.total_s' is 0: its problem has empty cost tables"
         )
-    if run.serve and run.serve["schedule"] != plan["schedule"]:
-        found = f"it ran the schedule {run.serve['schedule']}, the plan prices {plan['schedule']}"
-        raise ArtifactError(f"{experiment.directory / run.strategy}/serve.json: {found}; serve the plan again with that schedule")
+    if predicted["total_s"] is None:
+        found = "key 'throughput.predicted': nothing was predicted for the schedule that it ran"
+        raise ArtifactError(f"{experiment.directory / run.strategy}/serve.json: {found}; serve the plan again with its problem.json")
     entry: Document = {"strategy": run.strategy, "stages": len(plan["stages"])}
     for key in ("tokens_per_s", *PHASES):
         entry[key] = _beside(predicted[key], measured[key] if measured else None)
     entry["resumed_requests"] = run.serve["resumed_requests"] if run.serve else 0
-    entry["simulated_total_s"] = predicted.get("simulated_total_s")
+    formula = plan["schedule"] == "barrier" and plan["predicted"].get("simulated_total_s") is not None
+    entry["simulated_total_s"] = plan["predicted"]["simulated_total_s"] if formula else None
+    entry["planned_total_s"] = plan["predicted"]["total_s"]
     entry["quality"] = [_text_quality(text) for text in run.quality["texts"]] if run.quality else []
     entry["from_16_bit"] = _from_16_bit(run.quality["texts"]) if run.quality else None
     entry["tasks"] = [{key: task[key] for key in _TASK} for task in run.quality.get("tasks", ())] if run.quality else []

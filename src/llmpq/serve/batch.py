@@ -15,6 +15,7 @@ from llmpq.serve.job import Settings, check_plan, check_problem, speed_claimed, 
 from llmpq.serve.journal import Journal
 from llmpq.serve.output import Outputs, write_results
 from llmpq.serve.place import cluster_of, longest_sequence, slots_of
+from llmpq.serve.prediction import Prediction, predict
 from llmpq.serve.prompts import Prompts
 from llmpq.serve.request import Limits
 from llmpq.serve.request_file import Intake, is_artifact, read_artifact, read_lines
@@ -32,16 +33,17 @@ def serve(
     settings: Mapping[str, Any],
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Serve the requests and write the results, serve.json and timeline.json; returns serve.json.
+    """Serve the requests and write the results, serve.json, timeline.json and its simulation; returns serve.json.
 
     ``requests_path`` is a workload artifact, all of whose requests must be good, or a file of JSON lines (llmpq.serve.request_file), of
     which bad ones get a line that says so among the results and the others are served. ``out`` is a folder, or a file of JSON lines
     for the results (llmpq.serve.output). ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
     ``cluster`` and ``settings`` are configuration groups (``settings``: serve, with ``slots`` and ``ignore_eos`` of the workload, and
-    optionally ``experiment``); without a cluster the plan's budgets count, without slots all that the plan's micro-batches hold.
-    ``problem_path`` is compared with the plan's problem_sha256. Finished requests are kept in a journal until all are there: a run
-    that failed goes on where it stopped, and reports the speed of what it served itself. Raises LlmpqError with one message; no process
-    and no half-written file is left.
+    optionally ``experiment``); without a cluster the plan's budgets count, without slots all that the plan's micro-batches hold,
+    without a schedule the plan's.
+    ``problem_path`` is compared with the plan's problem_sha256, and prices the simulation that the run is compared with. Finished
+    requests are kept in a journal until all are there: a run that failed goes on where it stopped, and reports the speed of what it served
+    itself. Raises LlmpqError with one message; no process and no half-written file is left.
     """
     plan = artifacts.read(plan_path, "plan")
     if (why := planless.reason(plan)) is not None:
@@ -50,6 +52,7 @@ def serve(
     if problem is not None:
         check_problem(plan, problem, Path(plan_path), Path(str(problem_path)))
     cluster = cluster_of(plan) if cluster is None else cluster
+    settings = {"schedule": plan["schedule"], **settings}
     spec, prompts = ModelSpec.from_directory(checkpoint_dir), Prompts(checkpoint_dir)
     places = Outputs.at(Path(out), Path(requests_path))
     if is_artifact(Path(requests_path)):
@@ -73,8 +76,10 @@ def serve(
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
         with _writing(places.results):
             write_results(places.results, intake, journal.finished, prompts.decode, options, labels["weights_sha256"])
+            prediction = _prediction(plan, problem, run, options, intake)
             results.write_timeline(places.timeline, jobs, reports, labels)
-            body = {**labels, **_figures(plan, jobs, reports, run, options, intake)}
+            results.write_simulated_timeline(places.simulated, jobs, prediction.simulation, labels)
+            body = {**labels, **_figures(plan, jobs, reports, run, options, intake, prediction)}
             inputs, config = [plan_path, requests_path], {"cluster": cluster, "serve": settings}
             document = artifacts.write(places.serve, "serve", body, source=labels["source"], inputs=inputs, config=config)
             journal.remove()
@@ -97,10 +102,10 @@ def _figures(
     run: Run,
     options: Settings,
     intake: Intake,
+    prediction: Prediction,
 ) -> dict[str, Any]:
-    """The part of serve.json that the run has measured."""
-    own = run.served / len(run.requests) if intake.artifact else results.pace_share(plan, reports[0]["tokens"])
-    throughput = results.throughput(plan, reports[0], own if options.schedule == plan["schedule"] else None)
+    """The part of serve.json that the run has measured, predicted beside it."""
+    measured = results.measured_throughput(reports[0])
     sampled = sum("sampling" in request for request in run.requests)
     return {
         "backend": "cpu",
@@ -115,9 +120,16 @@ def _figures(
         "load_s": run.load_s,
         "restarts": run.restarts,
         "speed_claimed": speed_claimed(jobs),
-        "throughput": throughput,
-        "stages": results.stage_rows(plan, reports, throughput["measured"]["total_s"]),
+        "throughput": {"measured": measured, "predicted": prediction.throughput},
+        "stages": results.stage_rows(plan, reports, measured["total_s"], prediction.simulation),
     }
+
+
+def _prediction(plan: Mapping[str, Any], problem: Mapping[str, Any] | None, run: Run, options: Settings, intake: Intake) -> Prediction:
+    """For the requests that this run served, with the tokens that they made."""
+    tokens = [len(run.journal.finished[request["id"]]["tokens"]) for request in run.attempted]
+    share = run.served / len(run.requests) if intake.artifact else None
+    return predict(plan, problem, run.attempted, tokens, options, share)
 
 
 def _settings(values: Mapping[str, Any], slots: int, ignore_eos: bool) -> Settings:

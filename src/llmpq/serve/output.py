@@ -19,11 +19,12 @@ LINE_SUFFIXES = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run writes: ``results``, ``serve`` and ``timeline`` are files, ``journal`` and ``logs`` folders."""
+    """Where a run writes: ``results``, ``serve``, ``timeline`` and ``simulated`` are files, ``journal`` and ``logs`` folders."""
 
     results: Path
     serve: Path
     timeline: Path
+    simulated: Path
     journal: Path
     logs: Path
 
@@ -34,10 +35,11 @@ class Outputs:
         Raises ServeError where the results would overwrite ``requests``.
         """
         if out.suffix in LINE_SUFFIXES and not out.is_dir():
-            places = [out, *(out.with_suffix(end) for end in (".serve.json", ".timeline.json", ".journal", ".logs"))]
+            ends = (".serve.json", ".timeline.json", ".simulated.json", ".journal", ".logs")
+            places = [out, *(out.with_suffix(end) for end in ends)]
         else:
-            places = [out / name for name in ("requests.jsonl", "serve.json", "timeline.json", "journal", "logs")]
-        for place in places[:3]:
+            places = [out / name for name in ("requests.jsonl", "serve.json", "timeline.json", "simulated.json", "journal", "logs")]
+        for place in places[:4]:
             if place.exists() and requests.exists() and place.samefile(requests):
                 raise ServeError(f"{place}: these are the requests themselves, the results would overwrite them; choose another --out")
         return cls(*places)

@@ -18,7 +18,7 @@ BACKOFF_S = 1.0  # before the first automatic restart; doubled each time
 
 @dataclass
 class Run:
-    """Serves the ``requests`` that the journal lacks; ``served``, ``load_s`` and ``weights`` are those of the last attempt."""
+    """Serves the ``requests`` that the journal lacks; ``attempted``, ``load_s`` and ``weights`` are those of the last attempt."""
 
     jobs: Sequence[dict[str, Any]]
     requests: Sequence[Mapping[str, Any]]
@@ -26,12 +26,17 @@ class Run:
     settings: Settings
     log_dir: Path
     say: Callable[[str], None]
-    served: int = 0
+    attempted: Sequence[Mapping[str, Any]] = ()
     restarts: int = 0
     load_s: float = 0.0
     _wanted_tokens: int = 0
     _warm_at: float = 0.0
     _weights: dict[int, list[str]] = field(default_factory=dict)
+
+    @property
+    def served(self) -> int:
+        """Requests of the last attempt."""
+        return len(self.attempted)
 
     def to_the_end(self) -> list[dict[str, Any]]:
         """Serve, starting again after a lost stage as often as allowed; returns the stages' reports of the last attempt."""
@@ -60,7 +65,7 @@ class Run:
         if not missing:  # a run that died between its last request and its figures: the results stand, the figures are taken again
             missing = list(self.requests[-self.settings.slots :])
             self.say(f"{self._kept()}, but nothing of how long they took; the last {len(missing)} are served again to measure")
-        self.served, self.load_s, self._warm_at = len(missing), 0.0, 0.0
+        self.attempted, self.load_s, self._warm_at = missing, 0.0, 0.0
         self._wanted_tokens = sum(request["max_new_tokens"] for request in missing)
         jobs = [{**job, "requests": missing} if job["rank"] == 0 else job for job in self.jobs]
         return run_stages(

@@ -9,8 +9,9 @@ from llmpq.emulation import Emulator
 from llmpq.model.cache import StageCache
 from llmpq.model.stage import StageModel
 from llmpq.serve.sampling import SlotSampling
-from llmpq.serve.timeline import Call, Timeline
+from llmpq.serve.timeline import Timeline
 from llmpq.serve.transport import SCATTERED, Header, Kind
+from llmpq.trace import Call
 
 
 @dataclass(frozen=True, slots=True)

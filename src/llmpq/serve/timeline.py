@@ -1,30 +1,19 @@
-"""What each stage did when: recorded per call while serving, written as a Chrome trace (chrome://tracing, ui.perfetto.dev)."""
+"""What a stage did when, recorded while it serves: its calls, and the messages that it took."""
 
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-MAX_CALLS = 200_000  # per stage; beyond, only the sums go on, so that memory does not grow with the length of a run
+from llmpq.trace import Call, Message
 
-
-class Call(NamedTuple):
-    """One model call of a stage: seconds on the host's monotonic clock, slow-down included; ``cpu_s`` is the work itself."""
-
-    phase: str
-    micro_batch: int
-    step: int
-    rows: int
-    tokens: int
-    start_s: float
-    end_s: float
-    cpu_s: float
+MAX_ENTRIES = 200_000  # of each kind per stage; beyond, only the sums go on, so that memory does not grow with the length of a run
 
 
 class Timeline:
-    """The calls of one stage and the sums over them."""
+    """The calls and messages of one stage and the sums over its calls."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.messages: list[Message] = []
         self.count = 0
         self.busy_s = 0.0
         self.cpu_s = 0.0
@@ -39,39 +28,21 @@ class Timeline:
         self.count += 1
         self.busy_s += call.end_s - call.start_s
         self.cpu_s += call.cpu_s
-        if len(self.calls) < MAX_CALLS:
+        if len(self.calls) < MAX_ENTRIES:
             self.calls.append(call)
 
+    def took(self, message: Message) -> None:
+        """Record one message."""
+        if len(self.messages) < MAX_ENTRIES:
+            self.messages.append(message)
 
-def chrome_trace(stages: Iterable[Mapping[str, Any]], origin_s: float, other: Mapping[str, Any]) -> dict[str, Any]:
-    """Trace events of all stages: one process per stage, one complete event ("X") per call; times in microseconds after ``origin_s``.
-
-    ``stages`` have ``rank``, ``device``, ``first_layer``, ``layers`` and ``calls`` (rows of Call); ``other`` goes into ``otherData``.
-    """
-    events: list[dict[str, Any]] = []
-    for stage in stages:
-        last = stage["first_layer"] + stage["layers"] - 1
-        name = f"stage {stage['rank']}: {stage['device']}, layers {stage['first_layer']}–{last}"
-        events.append({"name": "process_name", "ph": "M", "pid": stage["rank"], "args": {"name": name}})
-        events.append({"name": "process_sort_index", "ph": "M", "pid": stage["rank"], "args": {"sort_index": stage["rank"]}})
-        for row in stage["calls"]:
-            call = Call(*row)
-            events.append(
-                {
-                    "name": f"{call.phase} {call.micro_batch}",
-                    "cat": call.phase,
-                    "ph": "X",
-                    "ts": round((call.start_s - origin_s) * 1e6, 1),
-                    "dur": round((call.end_s - call.start_s) * 1e6, 1),
-                    "pid": stage["rank"],
-                    "tid": 0,
-                    "args": {
-                        "micro_batch": call.micro_batch,
-                        "step": call.step,
-                        "rows": call.rows,
-                        "tokens": call.tokens,
-                        "cpu_ms": round(call.cpu_s * 1e3, 3),
-                    },
-                }
-            )
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": dict(other)}
+    def report(self) -> dict[str, Any]:
+        """All of it, as a stage reports it to the launcher."""
+        return {
+            "calls": self.calls,
+            "messages": self.messages,
+            "call_count": self.count,
+            "busy_s": self.busy_s,
+            "cpu_s": self.cpu_s,
+            "process_cpu_s": self.process_cpu_s(),
+        }

@@ -9,12 +9,14 @@ link arrive in the order sent, so the header needs no tag; a stage does what the
 import datetime
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 import torch.distributed as dist
 
+from llmpq import trace
 from llmpq.errors import ServeError, first_line
 
 HEADER_BYTES = 128
@@ -39,6 +41,9 @@ class Kind(IntEnum):
     TOKENS = 3
     STOP = 4
     SAMPLING = 5
+
+
+_MICRO_BATCHES = (Kind.PREFILL, Kind.DECODE, Kind.TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +139,22 @@ class Receiver:
     """The receiving end of a link from ``peer``, with ``depth`` receives posted ahead.
 
     A message is held back until ``delay_s`` after it was sent (an emulated link; same host, same clock). ``seconds`` is the time spent
-    waiting, without that for STOP; the owner zeroes it when the measured part begins. A silence longer than ``timeout_s`` raises PeerError.
+    waiting, without that for STOP; the owner zeroes it when the measured part begins. ``took`` is told of every measured micro-batch's
+    message. A silence longer than ``timeout_s`` raises PeerError.
     """
 
-    def __init__(self, peer: int, buffer_bytes: int, depth: int, *, timeout_s: float, delay_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        peer: int,
+        buffer_bytes: int,
+        depth: int,
+        *,
+        timeout_s: float,
+        delay_s: float = 0.0,
+        took: Callable[[trace.Message], None] | None = None,
+    ) -> None:
         self._peer = peer
+        self._took = took
         self._timeout_s = timeout_s
         self._delay_ns = int(delay_s * 1e9)
         self._posted: deque[tuple[dist.Work, torch.Tensor]] = deque()
@@ -159,8 +175,13 @@ class Receiver:
             time.sleep(max(0, fields[9] + self._delay_ns - time.monotonic_ns()) / 1e9)
         self._held.append(buffer)
         message = _parse(buffer, fields)
-        if message.header.kind is not Kind.STOP:
-            self.seconds += time.perf_counter() - start
+        header = message.header
+        if header.kind is not Kind.STOP:
+            end = time.perf_counter()
+            self.seconds += end - start
+            if self._took is not None and header.measured and header.kind in _MICRO_BATCHES:
+                sent = fields[9] / 1e9  # on Linux the monotonic clock and the performance counter are one
+                self._took(trace.Message(header.kind.name.lower(), header.micro_batch, header.rows, sent, end, sent >= start))
         return message
 
     def release(self) -> None:

@@ -63,7 +63,7 @@ def _run(job: dict[str, Any], events: EventWriter) -> None:
         ledger = Ledger(job["device"], job["budget_bytes"])
         stage = _load(job, emulator, ledger)
         events.send("loaded", seconds=round(time.perf_counter() - started, 3), digest_lines=stage.digest_lines)
-        sender, receiver = _connect(job)
+        sender, receiver = _connect(job, stage)
         gc.collect()
         gc.freeze()  # the collector need not look at the model again
         report: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def _transport_bytes(job: dict[str, Any]) -> int:
     return sum(math.prod(buffers) for buffers in _buffers(job)) if job["stages"] > 1 else 0
 
 
-def _connect(job: dict[str, Any]) -> tuple["Sender | None", "Receiver | None"]:
+def _connect(job: dict[str, Any], stage: "Stage") -> tuple["Sender | None", "Receiver | None"]:
     """Join the other stages and set up the links to the next and from the previous one (the last stage's next is the first)."""
     rank, stages = job["rank"], job["stages"]
     if stages == 1:
@@ -146,7 +146,7 @@ def _connect(job: dict[str, Any]) -> tuple["Sender | None", "Receiver | None"]:
     incoming, outgoing = _buffers(job)
     patience = {"timeout_s": job["timeout_s"]}
     timing = {**patience, "delay_s": job["link_delay_s"]}
-    receiver = Receiver((rank - 1) % stages, *incoming, **timing)
+    receiver = Receiver((rank - 1) % stages, *incoming, **timing, took=stage.timeline.took)
     sender = Sender((rank + 1) % stages, *outgoing, **patience)
     dist.barrier()
     return sender, receiver
@@ -186,13 +186,8 @@ def _decoder(job: dict[str, Any]) -> "Decode | None":
 
 
 def _measured(stage: "Stage", sender: "Sender | None", receiver: "Receiver | None", ledger: Ledger) -> dict[str, Any]:
-    timeline = stage.timeline
     return {
-        "calls": timeline.calls,
-        "call_count": timeline.count,
-        "busy_s": timeline.busy_s,
-        "cpu_s": timeline.cpu_s,
-        "process_cpu_s": timeline.process_cpu_s(),
+        **stage.timeline.report(),
         "send_s": sender.seconds if sender else 0.0,
         "wait_s": receiver.seconds if receiver else 0.0,
         "bytes": ledger.taken,

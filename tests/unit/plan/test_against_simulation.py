@@ -12,7 +12,7 @@ from llmpq.plan.check import check
 from llmpq.plan.microbatch import MicroBatches
 from llmpq.plan.problem import Problem
 from llmpq.plan.result import plan_body
-from llmpq.simulate.barrier import simulate
+from llmpq.simulate.predict import simulate
 
 PLANS = 600
 

@@ -10,7 +10,7 @@ from llmpq.plan.check import check
 from llmpq.plan.orders import exchangeable_classes
 from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
-from llmpq.simulate.barrier import with_simulated_total
+from llmpq.simulate.predict import with_simulation
 
 # Each solver judges 310 problems: these every time, and the campaign where slow tests run.
 HIGHS, GLPK = range(90), range(60, 130)
@@ -25,7 +25,7 @@ def judge(seed: int, solver: str) -> str:
             plan(problem, "llmpq", solver=solver, gap=0.0)
         return "infeasible"
     found = plan(problem, "llmpq", solver=solver, gap=0.0)
-    assert check(problem, with_simulated_total(problem, found)) == []
+    assert check(problem, with_simulation(problem, found)) == []
     assert found["objective_ms"] == pytest.approx(expected.objective_ms, rel=1e-9)
     assert found["certificate"]["bound"] <= expected.objective_ms * (1 + 1e-9)
     assert found["certificate"]["status"] == "optimal"
@@ -103,7 +103,7 @@ def test_adabits_has_the_least_damage_of_its_order_and_micro_batches(seed: int) 
             plan(problem, "adabits")
         return
     found = plan(problem, "adabits")
-    assert check(problem, with_simulated_total(problem, found)) == []
+    assert check(problem, with_simulation(problem, found)) == []
     order = tuple(stage["device"] for stage in found["stages"])
     rivals = [item for item in decisions if item.devices == order and same_batches(item, found)]
     assert found["omega_sum"] == pytest.approx(min(item.omega for item in rivals), rel=1e-9, abs=1e-12)
@@ -126,7 +126,7 @@ def test_one_width_baselines_follow_their_rule(seed: int) -> None:
                 plan(problem, strategy)
             continue
         found = plan(problem, strategy)
-        assert check(problem, with_simulated_total(problem, found)) == []
+        assert check(problem, with_simulation(problem, found)) == []
         highest = max(width(item.options[0]) for item in decisions)
         used = {option for stage in found["stages"] for option in stage["options"]}
         assert {width(option) for option in used} == {highest}

@@ -10,7 +10,7 @@ from llmpq.errors import ArtifactError
 from llmpq.plan.check import check
 from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
-from llmpq.simulate.barrier import with_simulated_total
+from llmpq.simulate.predict import with_simulation
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def good() -> dict[str, Any]:
     """Fast before slow; memory forces a choice on every one of them."""
     body = plan(rich_problem(), "llmpq", gap=0.0)
     assert len(body["stages"]) == 2
-    assert check(rich_problem(), with_simulated_total(rich_problem(), body)) == []
+    assert check(rich_problem(), with_simulation(rich_problem(), body)) == []
     return body
 
 

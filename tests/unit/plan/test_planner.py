@@ -26,7 +26,7 @@ from llmpq.plan.check import check
 from llmpq.plan.planner import plan
 from llmpq.plan.problem import Problem
 from llmpq.plan.strategies import BASELINES
-from llmpq.simulate.barrier import with_simulated_total
+from llmpq.simulate.predict import with_simulation
 
 PROBLEM_FILE = Path(__file__).parents[2] / "lp" / "problem.json"
 PROBLEM = json.loads(PROBLEM_FILE.read_text())
@@ -40,7 +40,7 @@ def test_both_solvers_prove_the_same_plan_value_in_seconds(speeds: list[float], 
     glpk, highs = (plan(problem, "llmpq", solver=solver, gap=0.0) for solver in ("glpk", "highs"))
     assert glpk["objective_ms"] == pytest.approx(highs["objective_ms"], rel=1e-7)
     for body in (glpk, highs):
-        assert check(problem, with_simulated_total(problem, body)) == []
+        assert check(problem, with_simulation(problem, body)) == []
         certificate = body["certificate"]
         assert certificate["status"] == "optimal"
         assert certificate["gap"] <= 1e-6
@@ -78,7 +78,7 @@ def test_the_same_input_gives_the_same_plan(solver: str) -> None:
 def test_when_time_is_over_the_best_known_plan_comes_with_an_honest_gap(objective: dict[str, float]) -> None:
     problem = cluster_problem([1.0, 2.0, 3.0], objective)
     hurried, proven = plan(problem, "llmpq", time_limit=1e-6), plan(problem, "llmpq", gap=0.0)
-    assert check(problem, with_simulated_total(problem, hurried)) == []
+    assert check(problem, with_simulation(problem, hurried)) == []
     assert hurried["certificate"]["status"] == "feasible"
     assert hurried["certificate"]["candidates"]["solved"] == 0
     assert hurried["certificate"]["bound"] <= proven["objective_ms"] <= hurried["objective_ms"]

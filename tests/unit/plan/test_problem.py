@@ -102,7 +102,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("workload.new_tokens", 0, r"key 'workload.new_tokens': 0 is less than the minimum"),
         ("micro_batches", {"decode": [3]}, r"key 'micro_batches.decode': 3 is more than workload.slots \(2\)"),
         ("micro_batches", {"prefill": [2], "decode": [1]}, r"key 'micro_batches': no prefill size is as small as a decode size"),
-        ("schedule", "continuous", r"key 'schedule': 'continuous' is not one of \['barrier'\]"),
+        ("schedule", "random", r"key 'schedule': 'random' is not one of \['barrier', 'continuous'\]"),
         ("options", ["16", "16"], r"key 'options': .*has non-unique elements"),
         ("options", ["16", "4", "nf"], r"key 'omega.nf': missing"),
         ("bits", {"2": 2}, r"key 'bits.2': unknown option"),

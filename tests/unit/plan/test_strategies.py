@@ -18,7 +18,7 @@ from llmpq.plan.problem import Problem
 from llmpq.plan.search import compared_candidates
 from llmpq.plan.strategies import BASELINES, STRATEGIES
 from llmpq.plan.transfer import transfer
-from llmpq.simulate.barrier import with_simulated_total
+from llmpq.simulate.predict import with_simulation
 
 ONE_OPTION = ("het", "even", "even-published", "uniform", "uniform-published", "pipeedge", "pipeedge-published")
 
@@ -30,7 +30,7 @@ def planned(problem: dict[str, Any], strategy: str) -> dict[str, Any] | None:
         message = str(error)
     else:
         if planless.reason(body) is None:
-            assert check(problem, with_simulated_total(problem, body)) == []
+            assert check(problem, with_simulation(problem, body)) == []
         return body
     assert strategy == "llmpq" or message.startswith(f"{strategy}: ")
     return None

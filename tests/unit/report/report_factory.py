@@ -197,7 +197,7 @@ def _planned_stage(problem: dict[str, Any], index: int, first: int, options: lis
 
 def _serve(plan: dict[str, Any], problem: dict[str, Any], slow: float, source: str) -> dict[str, Any]:
     generator = random.Random(plan["strategy"])
-    predicted = {key: plan["predicted"][key] for key in ("tokens_per_s", "prefill_s", "decode_s", "total_s")}
+    predicted = {key: plan["predicted"][key] for key in ("tokens_per_s", "prefill_s", "decode_s", "total_s")} | {"by": "formula"}
     measured = {key: predicted[key] * slow for key in ("prefill_s", "decode_s", "total_s")} | {
         "tokens_per_s": predicted["tokens_per_s"] / slow
     }
@@ -219,6 +219,9 @@ def _serve(plan: dict[str, Any], problem: dict[str, Any], slow: float, source: s
             "send_s": 0.01,
             "wait_s": 0.19 * total,
             "utilisation": 0.8,
+            "bubble_s": 0.2 * total,
+            "predicted": {"busy_s": 0.8 * total, "utilisation": 0.8, "bubble_s": 0.2 * total},
+            "link": {},
         }
         growth = int(0.99 * stage["bytes"]["total"])
         stages.append({**entry, "bytes": {"predicted": stage["bytes"], "measured": {**amounts, "transport": 4096, "rss_growth": growth}}})

@@ -32,11 +32,34 @@ def test_a_missing_file_is_named(paths: Paths, name: str) -> None:
     assert _refused(paths).startswith(f"{paths.directory / name}: no such file")
 
 
-def test_a_run_of_another_schedule_than_the_one_priced_is_named(paths: Paths) -> None:
-    file = paths.directory / "llmpq" / "serve.json"
+def _served_continuously(file: Path, tokens_per_s: float | None) -> None:
+    """As serve.json of another schedule than the plan's: with a simulation's prediction, or without any."""
     found = json.loads(file.read_text(encoding="utf-8"))
+    times = dict.fromkeys(("prefill_s", "decode_s", "total_s"), None if tokens_per_s is None else 1.5)
+    found["throughput"]["predicted"] = {"tokens_per_s": tokens_per_s, **times, "by": tokens_per_s and "simulation"}
     file.write_text(json.dumps({**found, "schedule": "continuous"}), encoding="utf-8")
-    assert _refused(paths).startswith(f"{file}: it ran the schedule continuous, the plan prices barrier")
+
+
+def test_runs_are_compared_with_the_prediction_of_the_schedule_that_ran(paths: Paths) -> None:
+    for strategy in ("llmpq", "uniform"):
+        _served_continuously(paths.directory / strategy / "serve.json", 123.0)
+    write_report(paths.directory, **paths.arguments())
+    summary = json.loads((paths.directory / "summary.json").read_text(encoding="utf-8"))
+    assert summary["schedule"] == "continuous"
+    assert [entry["tokens_per_s"]["predicted"] for entry in summary["strategies"]] == [123.0, 123.0]
+    plan = json.loads((paths.directory / "llmpq" / "plan.json").read_text(encoding="utf-8"))
+    assert summary["strategies"][0]["planned_total_s"] == plan["predicted"]["total_s"] != 1.5
+
+
+def test_a_run_that_nothing_predicts_is_named(paths: Paths) -> None:
+    for strategy in ("llmpq", "uniform"):
+        _served_continuously(paths.directory / strategy / "serve.json", None)
+    assert _refused(paths).startswith(f"{paths.directory / 'llmpq' / 'serve.json'}: key 'throughput.predicted': nothing was predicted")
+
+
+def test_runs_of_different_schedules_are_named(paths: Paths) -> None:
+    _served_continuously(paths.directory / "uniform" / "serve.json", 123.0)
+    assert _refused(paths).startswith(f"{paths.directory / 'uniform' / 'serve.json'}: key 'schedule': uniform ran the schedule continuous")
 
 
 @pytest.mark.parametrize("name", FILES)

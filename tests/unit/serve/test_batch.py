@@ -71,7 +71,7 @@ def test_serve_json_puts_measured_beside_predicted(tmp_path: Path, tiny_checkpoi
     assert document["new_tokens"] == 42
     assert measured["tokens_per_s"] == pytest.approx(42 / measured["total_s"])
     assert measured["total_s"] == pytest.approx(measured["prefill_s"] + measured["decode_s"])
-    assert document["throughput"]["predicted"] == {"tokens_per_s": 1.0, "prefill_s": 1.0, "decode_s": 1.0, "total_s": 2.0}
+    assert document["throughput"]["predicted"] == {"tokens_per_s": 1.0, "prefill_s": 1.0, "decode_s": 1.0, "total_s": 2.0, "by": "formula"}
     for stage, layers in zip(document["stages"], (2, 4), strict=True):
         assert (stage["prefill"]["calls"], stage["prefill"]["micro_batch"]) == (2, 2)  # chunks of 2, 1, 2 and 1 rows
         assert (stage["decode"]["calls"], stage["decode"]["micro_batch"]) == (12, 3)
