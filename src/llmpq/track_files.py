@@ -46,6 +46,7 @@ TRACKED = (
     Tracked(f"{_EXPERIMENT}/{{strategy}}/requests.jsonl", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/serve.json", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/timeline.json", "serve"),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/simulated.json", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/quality.json", "evaluate"),
     Tracked(f"{_EXPERIMENT}/summary.json", "report"),
     Tracked(f"{_EXPERIMENT}/summary.csv", "report"),

@@ -57,6 +57,7 @@ CONTENT: dict[str, Any] = {
     "workload.json": {"requests": [{"prompt_tokens": [1, 2, 3]}]},
     "model.json": {},
     "timeline.json": {"traceEvents": []},
+    "simulated.json": {"traceEvents": []},
     "manifest.json": {"schema": "llmpq.quantised", "seconds": 3.0, "layers": {}},
 }
 PROFILE = {

@@ -40,6 +40,7 @@ rule track:
             "requests.jsonl",
             "serve.json",
             "timeline.json",
+            "simulated.json",
             "quality.json",
         ),
         report=rules.report.output,

@@ -76,8 +76,8 @@ def test_cache_and_workspace_grow_together_into_what_is_left(spec: ModelSpec) ->
 def test_results_go_to_a_file_and_the_rest_beside_it_or_into_a_folder(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     file = Outputs.at(tmp_path / "a.b.jsonl", source)
-    assert [path.name for path in (file.results, file.serve, file.timeline, file.journal, file.logs)] == [
-        *("a.b.jsonl", "a.b.serve.json", "a.b.timeline.json", "a.b.journal", "a.b.logs")
+    assert [path.name for path in (file.results, file.serve, file.timeline, file.simulated, file.journal, file.logs)] == [
+        *("a.b.jsonl", "a.b.serve.json", "a.b.timeline.json", "a.b.simulated.json", "a.b.journal", "a.b.logs")
     ]
     (tmp_path / "folder.jsonl").mkdir()
     for name in ("folder", "folder.jsonl"):
