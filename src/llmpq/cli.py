@@ -26,6 +26,7 @@ ORDER = (
     "problem",
     "plan",
     "check",
+    "simulate",
     "explain",
     "pareto",
     "serve",

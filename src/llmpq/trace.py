@@ -1,5 +1,6 @@
 """A Chrome trace (chrome://tracing, ui.perfetto.dev) of what the stages of a pipeline did when, measured or simulated."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -53,6 +54,11 @@ def chrome_trace(
         for number, row in enumerate(stage["messages"]):
             events += _message(Message(*row), f"{pid}/{number}", pid, origin_s)
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": dict(other)}
+
+
+def trace_text(trace: Mapping[str, Any]) -> str:
+    """A trace as a file holds it; ValueError for numbers that are none."""
+    return json.dumps(trace, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _call(call: Call, pid: int, origin_s: float, simulated: bool) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def serve(
             write_results(places.results, intake, journal.finished, prompts.decode, options, labels["weights_sha256"])
             prediction = _prediction(plan, problem, run, options, intake)
             results.write_timeline(places.timeline, jobs, reports, labels)
-            results.write_simulated_timeline(places.simulated, jobs, prediction.simulation, labels)
+            results.write_simulated_timeline(places.simulated, plan, prediction.simulation, labels)
             body = {**labels, **_figures(plan, jobs, reports, run, options, intake, prediction)}
             inputs, config = [plan_path, requests_path], {"cluster": cluster, "serve": settings}
             document = artifacts.write(places.serve, "serve", body, source=labels["source"], inputs=inputs, config=config)

@@ -1,6 +1,5 @@
 """What a finished run leaves of its speed: serve.json (predicted beside measured), timeline.json and its simulation."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,38 +8,33 @@ import numpy as np
 
 from llmpq import artifacts
 from llmpq.simulate.run import Simulation
-from llmpq.simulate.timeline import stage_calls, stage_messages
-from llmpq.trace import Call, Message, chrome_trace
+from llmpq.simulate.timeline import simulated_trace, stage_calls, stage_messages
+from llmpq.trace import Call, Message, chrome_trace, trace_text
 
 PHASES = ("prefill", "decode")
 
 
 def write_timeline(path: Path, jobs: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> None:
     """The Chrome trace of all stages' calls and messages; time 0 is the start of the measured batch."""
+    named = ("rank", "device", "first_layer")
     stages = [
-        {**_identity(job), "calls": report["calls"], "messages": report["messages"]} for job, report in zip(jobs, reports, strict=True)
+        {
+            **{key: job[key] for key in named},
+            "layers": len(job["options"]),
+            "calls": report["calls"],
+            "messages": report["messages"],
+        }
+        for job, report in zip(jobs, reports, strict=True)
     ]
-    _write_trace(path, chrome_trace(stages, reports[0]["origin_s"], other))
+    artifacts.write_text(path, trace_text(chrome_trace(stages, reports[0]["origin_s"], other)))
 
 
-def write_simulated_timeline(
-    path: Path, jobs: Sequence[Mapping[str, Any]], simulation: Simulation | None, other: Mapping[str, Any]
-) -> None:
+def write_simulated_timeline(path: Path, plan: Mapping[str, Any], simulation: Simulation | None, other: Mapping[str, Any]) -> None:
     """The same of the simulation; without one nothing, and what another run left there is removed."""
     if simulation is None:
         path.unlink(missing_ok=True)
-        return
-    calls, messages = stage_calls(simulation, len(jobs)), stage_messages(simulation, len(jobs))
-    stages = [{**_identity(job), "calls": calls[job["rank"]], "messages": messages[job["rank"]]} for job in jobs]
-    _write_trace(path, chrome_trace(stages, 0.0, {**other, "source": "simulated"}, simulated=True))
-
-
-def _identity(job: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: job[key] for key in ("rank", "device", "first_layer")}, "layers": len(job["options"])}
-
-
-def _write_trace(path: Path, trace: Mapping[str, Any]) -> None:
-    artifacts.write_text(path, json.dumps(trace, separators=(",", ":"), allow_nan=False) + "\n")
+    else:
+        artifacts.write_text(path, trace_text(simulated_trace(plan["stages"], simulation, other)))
 
 
 def measured_throughput(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from llmpq.simulate.costs import Costs, Route
 
-MAX_EVENTS = 1_000_000  # recorded; beyond, only the sums go on, so that memory does not grow with the length of a run
+MAX_EVENTS = 400_000  # recorded; beyond, only the sums go on, so that memory does not grow with the length of a run
 
 
 class Event(NamedTuple):

@@ -1,7 +1,10 @@
-"""A recorded simulation as the calls and messages of each stage, in the form of a measured run."""
+"""A recorded simulation in the form of a measured run: the calls and messages of each stage, and their Chrome trace."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llmpq.simulate.run import Simulation
-from llmpq.trace import Call, Message
+from llmpq.trace import Call, Message, chrome_trace
 
 
 def stage_calls(simulation: Simulation, stages: int) -> list[list[Call]]:
@@ -26,3 +29,20 @@ def stage_messages(simulation: Simulation, stages: int) -> list[list[Message]]:
             receiver = int(event.resource.removeprefix("link ")) + 1
             found[receiver].append(Message(event.phase, event.micro_batch, event.rows, start, end, awaited=True))
     return found
+
+
+def simulated_trace(stages: Sequence[Mapping[str, Any]], simulation: Simulation, other: Mapping[str, Any]) -> dict[str, Any]:
+    """The Chrome trace; ``stages`` are those of plan.json (device, first_layer, options), ``other`` goes into ``otherData``."""
+    calls, messages = stage_calls(simulation, len(stages)), stage_messages(simulation, len(stages))
+    rows = [
+        {
+            "rank": rank,
+            "device": stage["device"],
+            "first_layer": stage["first_layer"],
+            "layers": len(stage["options"]),
+            "calls": calls[rank],
+            "messages": messages[rank],
+        }
+        for rank, stage in enumerate(stages)
+    ]
+    return chrome_trace(rows, 0.0, {**other, "source": "simulated"}, simulated=True)
