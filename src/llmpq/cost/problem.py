@@ -36,11 +36,10 @@ def build_problem(
 ) -> dict[str, Any]:
     """Body of ``problem.json``.
 
-    ``model`` is the ``model`` artifact (or any mapping with ``name`` and ``spec``); ``cluster``, ``workload`` and ``planner`` are the
-    configuration groups, ``options`` and ``outlier_columns`` the quantizer's, ``end_options`` and ``kv_options`` the model's; ``costs``
-    holds the ``cost`` artifact of each device type; ``links`` and ``indicator`` are those artifacts. Times are milliseconds per layer and
-    micro-batch; decode times are means over the generation's contexts. Raises ArtifactError where an artifact belongs to another model,
-    device or cluster or lacks an option, ConfigError or ModelError for a workload that the model cannot hold.
+    ``model`` is the ``model`` artifact (or any mapping with ``name`` and ``spec``); ``cluster``, ``workload`` and ``planner`` are groups of
+    the configuration, ``options`` and ``outlier_columns`` the quantizer's, ``end_options`` and ``kv_options`` the model's; ``costs`` are by
+    device type. Times are milliseconds per layer and micro-batch, for decode means over the contexts. Raises ArtifactError for an artifact
+    of another model, device or cluster or without an option, ConfigError or ModelError for a workload that the model cannot hold.
     """
     spec = _spec(model)
     _check_workload(spec, workload)

@@ -39,8 +39,7 @@ def serve(
     which bad ones get a line that says so among the results and the others are served. ``out`` is a folder, or a file of JSON lines
     for the results (llmpq.serve.output). ``quantised_dir`` is a folder of layer groups and ends, or these themselves.
     ``cluster`` and ``settings`` are configuration groups (``settings``: serve, with ``slots`` and ``ignore_eos`` of the workload, and
-    optionally ``experiment``); without a cluster the plan's budgets count, without slots all that the plan's micro-batches hold,
-    without a schedule the plan's.
+    optionally ``experiment``); the plan's budgets and schedule count where none are given, and slots are all that its micro-batches hold.
     ``problem_path`` is compared with the plan's problem_sha256, and prices the simulation that the run is compared with. Finished
     requests are kept in a journal until all are there: a run that failed goes on where it stopped, and reports the speed of what it served
     itself. Raises LlmpqError with one message; no process and no half-written file is left.
