@@ -1,10 +1,14 @@
 """What each stage did when: recorded per call while serving, written as a Chrome trace (chrome://tracing, ui.perfetto.dev)."""
 
 import time
+from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-MAX_CALLS = 200_000  # per stage; beyond, only the sums go on, so that memory does not grow with the length of a run
+MAX_CALLS = 50_000  # per stage; beyond, only the sums go on, so that memory does not grow with the length of a run
+
+
+_PHASES = ("prefill", "decode")
 
 
 class Call(NamedTuple):
@@ -24,11 +28,18 @@ class Timeline:
     """The calls of one stage and the sums over them."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self._rows = array("d")  # 64 bytes a call
         self.count = 0
         self.busy_s = 0.0
         self.cpu_s = 0.0
         self.process_start_s = 0.0
+
+    @property
+    def calls(self) -> list[Call]:
+        """The first MAX_CALLS of them."""
+        width = len(Call._fields)
+        rows = (self._rows[first : first + width] for first in range(0, len(self._rows), width))
+        return [Call(_PHASES[int(row[0])], *map(int, row[1:5]), *row[5:]) for row in rows]
 
     def process_cpu_s(self) -> float:
         """Processor seconds of the whole process since the first measured call: the calls, and all that moves data between them."""
@@ -39,8 +50,8 @@ class Timeline:
         self.count += 1
         self.busy_s += call.end_s - call.start_s
         self.cpu_s += call.cpu_s
-        if len(self.calls) < MAX_CALLS:
-            self.calls.append(call)
+        if self.count <= MAX_CALLS:
+            self._rows.extend((_PHASES.index(call.phase), *call[1:]))
 
 
 def chrome_trace(stages: Iterable[Mapping[str, Any]], origin_s: float, other: Mapping[str, Any]) -> dict[str, Any]:
