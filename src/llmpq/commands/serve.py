@@ -6,6 +6,7 @@ from pathlib import Path
 HELP = "serve a batch of requests as a plan says, one process per stage"
 
 OVERRIDES = (
+    "address",
     "port",
     "timeout_s",
     "max_restarts",
@@ -60,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("barrier", "continuous"),
         help="all prefill, then decode; or a finished request's slot goes to the next one at once (default: the configuration's)",
     )
-    parser.add_argument("--port", type=int, help="rendezvous port on 127.0.0.1 (0: any free one)")
+    parser.add_argument("--address", help="where the stages meet (default 127.0.0.1); another is for stages on other hosts")
+    parser.add_argument("--port", type=int, help="of that address (0: any free one)")
     parser.add_argument("--timeout-s", type=float, help="seconds without an answer after which a stage counts as hung")
     parser.add_argument("--max-restarts", type=int, help="how often to start again when a stage dies")
     parser.add_argument("--margins", action="store_true", default=None, help="keep every token's top-2 margin in the results")
