@@ -77,7 +77,8 @@ class Device:
 class Member:
     """One device of a cluster, the processor cores it is pinned to, and (catalogue) the node it is in.
 
-    ``address`` is where its stage listens ('': where the stages meet); ``prefix`` the words before the stage's command that put it on its host.
+    ``address`` is where its stage listens ('': where the stages meet); ``prefix`` the words before the stage's command that put it
+    on its host.
     """
 
     name: str

@@ -70,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; prints the measured and the predicted throughput, and how many requests were refused. 0 once all others are served."""
+    from functools import partial
+
     from llmpq.config_groups import read_groups
     from llmpq.serve.batch import serve
     from llmpq.serve.job import run_settings
@@ -79,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     if args.config is not None:
         config = read_groups(args.config, ("cluster", "serve", "workload", "backend"))
         cluster, settings = config["cluster"], run_settings(config, config["name"], **given)
-    document = serve(args.plan, args.problem, args.requests, cluster, args.checkpoint, args.quantised, args.out, settings)
+    say = partial(print, flush=True)  # whoever reads a pipe sees progress too
+    document = serve(args.plan, args.problem, args.requests, cluster, args.checkpoint, args.quantised, args.out, settings, say)
     measured, predicted = (document["throughput"][key] for key in ("measured", "predicted"))
     print(f"{document['served_requests']} requests, {document['new_tokens']} tokens in {measured['total_s']:.2f} s")
     for key, what, unit in (("tokens_per_s", "throughput", "tokens/s"), ("prefill_s", "prefill", "s"), ("decode_s", "decode", "s")):

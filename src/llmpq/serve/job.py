@@ -201,7 +201,7 @@ def speed_claimed(jobs: Sequence[Mapping[str, Any]], cores: int | None = None) -
 
 
 def _address(device: Mapping[str, Any], host: str) -> str:
-    """Where a stage listens: at its device's ``address``, or that of the rendezvous ``host``. ServeError where the others cannot reach it."""
+    """Where a stage listens: at its device's ``address``, or that of the rendezvous ``host``. ServeError where others cannot reach it."""
     address = str(device.get("address") or host)
     key = f"cluster.members[{device['name']}].address"
     _check_address(address, key)
