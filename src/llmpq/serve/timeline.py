@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-MAX_CALLS = 50_000  # per stage; beyond, only the sums go on, so that memory does not grow with the length of a run
+MAX_CALLS = 20_000  # per stage; beyond, only the sums go on, so that memory does not grow with the length of a run
 
 
 _PHASES = ("prefill", "decode")
@@ -24,11 +24,14 @@ class Call(NamedTuple):
     cpu_s: float
 
 
+_WIDTH = len(Call._fields)
+
+
 class Timeline:
     """The calls of one stage and the sums over them."""
 
     def __init__(self) -> None:
-        self._rows = array("d")  # 64 bytes a call
+        self._rows = array("d", bytes(8 * _WIDTH * MAX_CALLS))  # all of it now, so that a long run does not grow
         self.count = 0
         self.busy_s = 0.0
         self.cpu_s = 0.0
@@ -37,8 +40,7 @@ class Timeline:
     @property
     def calls(self) -> list[Call]:
         """The first MAX_CALLS of them."""
-        width = len(Call._fields)
-        rows = (self._rows[first : first + width] for first in range(0, len(self._rows), width))
+        rows = (self._rows[_WIDTH * number : _WIDTH * (number + 1)] for number in range(min(self.count, MAX_CALLS)))
         return [Call(_PHASES[int(row[0])], *map(int, row[1:5]), *row[5:]) for row in rows]
 
     def process_cpu_s(self) -> float:
@@ -47,11 +49,12 @@ class Timeline:
 
     def add(self, call: Call) -> None:
         """Record one finished call."""
+        if self.count < MAX_CALLS:
+            row = array("d", (_PHASES.index(call.phase), *call[1:]))
+            self._rows[_WIDTH * self.count : _WIDTH * (self.count + 1)] = row
         self.count += 1
         self.busy_s += call.end_s - call.start_s
         self.cpu_s += call.cpu_s
-        if self.count <= MAX_CALLS:
-            self._rows.extend((_PHASES.index(call.phase), *call[1:]))
 
 
 def chrome_trace(stages: Iterable[Mapping[str, Any]], origin_s: float, other: Mapping[str, Any]) -> dict[str, Any]:
