@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     writable(args.out)
     faults, schedules = chosen(args.faults, list(FAULTS), "fault"), chosen(args.schedules, SCHEDULES, "schedule")
     found = []
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what is running ends with the bench
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what is running ends with the bench
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -57,4 +57,5 @@ def run(args: argparse.Namespace) -> int:
     finally:  # a bench that is stopped half way has a page of what it stored
         write_page(args.out, record.read(args.results))
         print(f"{args.out} shows the newest results of {args.results}")
+        signal.signal(signal.SIGTERM, before)
     return int(any(line.status != record.OK or line.lost or line.duplicated or line.wrong for line in found))
