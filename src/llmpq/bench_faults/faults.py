@@ -120,7 +120,9 @@ def _hit_stages(trial: Trial, number: int, times: int, allowed: int, patience_s:
             time.sleep(0.02)
             if time.monotonic() > at + max(patience_s.values()) + HEARD_S:
                 break
-        trial.reacted(time.monotonic() - at, patience_s[moment.split()[0]])
+        news = command.count(" loaded in ")  # a time-out counts from the last news
+        since = max(at, command.time_of(" loaded in ", news)) if news else at
+        trial.reacted(time.monotonic() - since, patience_s[moment.split()[0]])
     return command
 
 
