@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,6 +68,7 @@ class Served:
     slots: int = SLOTS
     slowdown: float = SLOWDOWN
     max_restarts: int = 0
+    load_timeout_s: float = LOAD_TIMEOUT_S
     port: int = 0
     network: Network | None = None
     lines: list[bytes] = field(default_factory=list)
@@ -104,7 +105,7 @@ class Served:
             "name": "bench-faults",
             "cluster": devices,
             "workload": {**workload, "text": "wikipedia", "region": [0.0, 1.0], "seed": 0},
-            "serve": {**serve, "timeout_s": TIMEOUT_S, "load_timeout_s": LOAD_TIMEOUT_S},
+            "serve": {**serve, "timeout_s": TIMEOUT_S, "load_timeout_s": self.load_timeout_s},
             "backend": {"name": "native", "margins": True, "address": self.network.address if self.network else HOST, "port": self.port},
         }
 
@@ -221,7 +222,7 @@ class Reference:
     @classmethod
     def take(cls, served: Served, timeout_s: float = DEADLINE_S) -> "Reference":
         """Serve once, undisturbed. Raises LlmpqError where that fails."""
-        with served.start() as command:
+        with replace(served, load_timeout_s=timeout_s).start() as command:  # however busy the machine
             while len(command.stages()) < STAGES and not command.ended():
                 time.sleep(0.05)
             began = time.monotonic()
