@@ -35,8 +35,8 @@ def page(lines: Iterable[Line]) -> str:
 
 
 def _preface(shown: Sequence[Line]) -> list[str]:
-    dates = sorted(line.date[:10] for line in shown)
-    between = f"{dates[0]} to {dates[-1]}" if dates else "no date yet"
+    dates = sorted({line.date[:10] for line in shown})
+    between = " to ".join(dates[:1] + dates[1:][-1:]) or "no date yet"
     loads = [line.load for line in shown]
     return [
         "Written by `make bench-faults` from docs/bench-faults.jsonl, which holds every run ever stored; this page shows the newest of "
@@ -87,7 +87,7 @@ def _faults(runs: Sequence[Line]) -> list[str]:
     return [
         f"{count} kills of a stage ({WANTED_KILLS} wanted), {loading} of them while it loaded, the others while it served. A stage that "
         f"is killed has to be noticed at once, one that hangs or is cut off within timeout_s and {SLACK_S:g} s, while loading within "
-        "load_timeout_s.",
+        "load_timeout_s of the last news.",
         "",
         *table(head, rows),
     ]
@@ -123,7 +123,7 @@ def _soaks(soaks: Sequence[Line]) -> list[str]:
         text += [
             f"Memory is what a process has for itself (resident without shared pages), every second, the first {SETTLE_S:g} s left out; "
             f"the slope is that of means over {BLOCK_S:g} s, the growth in an hour its upper end as a share of the memory: flat is at most "
-            f"{100 * FLAT:g} %. The command itself keeps the place of every finished request in its journal, about 150 bytes each.",
+            f"{100 * FLAT:g} %. The command itself keeps the place of every finished request in its journal, about 90 bytes each.",
         ]
     return text
 
