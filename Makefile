@@ -17,7 +17,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast test-oracle auto-gptq lint format ui doctor bench-plan bench-serve bench-quantise help clean
+.PHONY: run all test test-fast test-oracle auto-gptq lint format ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
 
 run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
@@ -60,6 +60,9 @@ bench-plan: $(READY) ## Time the planner on the paper's clusters, on where it st
 bench-serve: $(READY) ## Time serving beside transformers, vLLM, openvino-genai and the machine's limit, on where it stopped (BENCH="--part floor,peers --rounds 5"; hours; wants a quiet machine)
 	@$(SNAKEMAKE) $(CORES) -- $(SERVED) $(TEST_DATA)
 	@llmpq bench-serve $(BENCH)
+
+bench-faults: $(READY) ## Kill, hang and cut off stages of a tiny pipeline and count what becomes of the requests, on where it stopped (BENCH="--soak 20" for a long run; an hour)
+	@OMP_NUM_THREADS=1 llmpq bench-faults $(BENCH)
 
 bench-quantise: $(READY) ## Peak memory of quantising one layer, OPT-13b's shape by default (LAYER="5120 20480"; an hour on one core)
 	@python tests/unit/quant/measure_quantise.py build/bench-quantise-$(subst $(space),-,$(LAYER)) $(LAYER) 3,4,8

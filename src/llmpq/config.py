@@ -75,12 +75,18 @@ class Device:
 
 @dataclass
 class Member:
-    """One device of a cluster, the processor cores it is pinned to, and (catalogue) the node it is in."""
+    """One device of a cluster, the processor cores it is pinned to, and (catalogue) the node it is in.
+
+    ``address`` is where its stage listens ('': where the stages meet); ``prefix`` the words before the stage's command that put it
+    on its host.
+    """
 
     name: str
     device: str
     cores: list[int] = field(default_factory=list)
     node: str = ""
+    address: str = ""
+    prefix: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -199,6 +205,7 @@ class Planner:
 class Backend:
     name: str
     margins: bool
+    address: str
     port: int
 
 

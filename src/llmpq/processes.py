@@ -1,4 +1,4 @@
-"""What a parent of worker processes needs: a rendezvous on the loopback, signals to select on, and workers that die with it."""
+"""What a parent of worker processes needs: a rendezvous, signals to select on, and workers that die with it."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+import psutil
+
 from llmpq.errors import LlmpqError
 
 HOST = "127.0.0.1"
@@ -18,21 +20,36 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
-def listener(port: int, error: type[LlmpqError], key: str) -> Iterator[socket.socket]:
-    """The rendezvous socket, bound here so that there is no race for a free port (0) and nothing listens beyond the loopback.
+def listener(port: int, error: type[LlmpqError], key: str, host: str = HOST) -> Iterator[socket.socket]:
+    """The rendezvous socket, bound here so that there is no race for a free port (0) and nothing listens beyond ``host``.
 
     Its descriptor goes to the worker of rank 0, for TCPStore's ``master_listen_fd``. Raises ``error``, with the configuration's ``key``,
-    for a port that is taken.
+    for a port that is taken or an address that this host does not have.
     """
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            bound.bind((HOST, port))
+            bound.bind((host, port))
             bound.listen(128)
         except OSError as cause:
+            if cause.errno == errno.EADDRNOTAVAIL:
+                raise error(_not_here(host)) from None
             why = "is in use" if cause.errno == errno.EADDRINUSE else f"cannot be used: {cause.strerror}"
-            raise error(f"port {port} on {HOST} {why}; choose another {key}, or 0 for any free one") from None
+            raise error(f"port {port} on {host} {why}; choose another {key}, or 0 for any free one") from None
         yield bound
+
+
+def interface_of(address: str, error: type[LlmpqError]) -> str:
+    """The name of the network interface (of this process's host or network namespace) that has ``address``; raises ``error``."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            return name
+    raise error(_not_here(address))
+
+
+def _not_here(address: str) -> str:
+    found = (each.address for addresses in psutil.net_if_addrs().values() for each in addresses if each.family == socket.AF_INET)
+    return f"{address} is no address of this host, which has {', '.join(found) or 'none'}"
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "profile": BASE | MODEL | {"emulation", "processes"},
     "cost": BASE | MODEL | {"plan"},
     "bench": BASE | MODEL | {"cost", "plan", "report"},
+    "bench_faults": BASE | MODEL | {"bench", "bench_serve", "processes", "serve"},
     "bench_serve": BASE | MODEL | {"bench", "evaluate", "report", "schedule", "serve", "text"},
     "indicator": BASE | MODEL,
     "plan": BASE,

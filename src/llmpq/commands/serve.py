@@ -6,6 +6,7 @@ from pathlib import Path
 HELP = "serve a batch of requests as a plan says, one process per stage"
 
 OVERRIDES = (
+    "address",
     "port",
     "timeout_s",
     "max_restarts",
@@ -66,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all prefill, then decode; or a finished request's slot goes to the next one at once (default: the "
         "configuration's, without one the plan's)",
     )
-    parser.add_argument("--port", type=int, help="rendezvous port on 127.0.0.1 (0: any free one)")
+    parser.add_argument("--address", help="where the stages meet (default 127.0.0.1); another is for stages on other hosts")
+    parser.add_argument("--port", type=int, help="of that address (0: any free one)")
     parser.add_argument("--timeout-s", type=float, help="seconds without an answer after which a stage counts as hung")
     parser.add_argument("--max-restarts", type=int, help="how often to start again when a stage dies")
     parser.add_argument("--margins", action="store_true", default=None, help="keep every token's top-2 margin in the results")
@@ -74,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; prints the measured and the predicted throughput, and how many requests were refused. 0 once all others are served."""
+    from functools import partial
+
     from llmpq.config_groups import read_groups
     from llmpq.serve.batch import serve
     from llmpq.serve.job import run_settings
@@ -83,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if args.config is not None:
         config = read_groups(args.config, ("cluster", "serve", "workload", "backend"))
         cluster, settings = config["cluster"], run_settings(config, config["name"], **given)
-    document = serve(args.plan, args.problem, args.requests, cluster, args.checkpoint, args.quantised, args.out, settings)
+    say = partial(print, flush=True)  # whoever reads a pipe sees progress too
+    document = serve(args.plan, args.problem, args.requests, cluster, args.checkpoint, args.quantised, args.out, settings, say)
     measured, predicted = (document["throughput"][key] for key in ("measured", "predicted"))
     print(f"{document['served_requests']} requests, {document['new_tokens']} tokens in {measured['total_s']:.2f} s")
     for key, what, unit in (("tokens_per_s", "throughput", "tokens/s"), ("prefill_s", "prefill", "s"), ("decode_s", "decode", "s")):

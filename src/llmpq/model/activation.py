@@ -1,18 +1,7 @@
-"""The activations of the supported families: our names, Hugging Face's names for them, and the functions (free to work in place)."""
-
-from collections.abc import Callable, Mapping
-
-import torch.nn.functional as F
-from torch import Tensor
+"""The activations of the supported families: our names and Hugging Face's for them. Without torch, as all that only reads a config.json."""
 
 from llmpq.model.config_file import ConfigFile
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "silu": lambda x: F.silu(x, inplace=True),
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu_,
-}
 _PUBLISHED_NAMES = {
     "silu": "silu",
     "swish": "silu",

@@ -6,13 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmpq.model.activation import ACTIVATIONS
 from llmpq.model.cache import FORMATS, KeysValues
 from llmpq.model.positions import DecodeContext, PrefillContext, rotate
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.options import DEFAULT_KV
 
 Operator = Callable[[Tensor], Tensor]
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {  # by our names (llmpq.model.activation), free to work in place
+    "silu": lambda x: F.silu(x, inplace=True),
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu_,
+}
 
 
 class Norm:
@@ -42,7 +47,7 @@ class DecoderLayer:
         self.mlp_norm = Norm(spec, tensors["mlp_norm.weight"], tensors.get("mlp_norm.bias"))
         self.qkv, self.o, self.down = operators["qkv"], operators["o"], operators["down"]
         self.up = operators["gate_up" if spec.gated else "up"]
-        self.activation = ACTIVATIONS[spec.activation]
+        self.activation = _ACTIVATIONS[spec.activation]
         self.head_norm: Tensor | None = None
         if spec.qk_norm:
             query = tensors["q_norm.weight"].expand(spec.heads, -1)

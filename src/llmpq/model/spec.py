@@ -34,7 +34,7 @@ class ModelSpec:
     max_positions: int
     norm: Literal["rms", "layer"]
     norm_eps: float
-    activation: str  # a key of llmpq.model.activation.ACTIVATIONS
+    activation: str  # one of the names of llmpq.model.activation
     gated: bool
     positions: Literal["rope", "learned", "alibi"]
     rope: RopeSpec | None = None

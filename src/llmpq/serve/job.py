@@ -1,5 +1,6 @@
 """From a plan, a cluster and requests to one job per stage: everything checked before a process starts."""
 
+import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from llmpq import artifacts
 from llmpq.emulation import shared_core_quota
 from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
+from llmpq.processes import HOST
 from llmpq.quant.bytes import kv_layer_bytes
 from llmpq.quant.options import END_OPTIONS, layer_option
 
@@ -20,7 +22,10 @@ ORDERS = ("request", "finished")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve. Seconds, and rows of the KV cache; ``port`` 0 takes any free one; ``margins`` keeps every token's top-2 margin.
+    """How to serve. Seconds, and rows of the KV cache; ``margins`` keeps every token's top-2 margin.
+
+    The stages meet at ``port`` (0: any free one) of ``address``, which is the launcher's; another than the loopback is for stages on other
+    hosts.
 
     Of a file of JSON lines: ``max_new_tokens`` is for requests that name none, ``seed`` for the seeds of those that have none, ``order``
     that of the results (request or finished).
@@ -32,6 +37,7 @@ class Settings:
     timeout_s: float = 120.0
     load_timeout_s: float = 600.0
     max_restarts: int = 0
+    address: str = HOST
     port: int = 0
     margins: bool = False
     max_new_tokens: int = 256
@@ -51,6 +57,7 @@ class Settings:
             raise ServeError(f"the order of the results is '{self.order}'; known: {', '.join(ORDERS)}")
         if not 0 <= self.port <= 65535:
             raise ServeError(f"backend.port is {self.port}; a port is 0 (any free one) to 65535")
+        _check_address(self.address, "backend.address")
 
 
 def run_settings(groups: Mapping[str, Mapping[str, Any]], experiment: str, **overrides: Any) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def stage_jobs(
     """One job per stage for llmpq.serve.worker, without the requests.
 
     ``requests`` are all of the workload's (also those already finished), so that a re-run has the same cache. Raises ServeError when a
-    stage's device is not in the cluster or its budget is smaller than what the plan puts there.
+    stage's device is not in the cluster, is out of the others' reach, or its budget is smaller than what the plan puts there.
     """
     capacity = max(len(request["prompt_tokens"]) + request["max_new_tokens"] for request in requests)
     shared = {
@@ -144,6 +151,7 @@ def stage_jobs(
         "ends": [] if settings.ignore_eos else list(spec.eos_token_ids),
         "timeout_s": settings.timeout_s,
         "load_timeout_s": settings.load_timeout_s,
+        "host": settings.address,
         "link_delay_s": float((cluster.get("link") or {}).get("delay_ms", 0.0)) / 1e3,
         **directories,
     }
@@ -160,6 +168,8 @@ def stage_jobs(
                 "slowdown": float(device.get("slowdown", 1.0)),
                 "cores": list(device.get("cores") or ()) if isinstance(device.get("cores"), (list, tuple)) else [],
                 "kv_bytes": stage_kv_bytes(spec, stage["options"], settings.slots, capacity),
+                "address": _address(device, settings.address),
+                "prefix": list(device.get("prefix") or ()),
                 "budget_bytes": _budget(stage, device),
                 "workspace_bytes": stage["bytes"]["workspace"],
             }
@@ -188,6 +198,24 @@ def usable_bytes(device: Mapping[str, Any]) -> float:
 def speed_claimed(jobs: Sequence[Mapping[str, Any]], cores: int | None = None) -> bool:
     """Whether the run's speed means anything: no more busy stages than ``cores`` here, and no core asked for more than it can give."""
     return len(jobs) <= (cores or len(os.sched_getaffinity(0))) and not shared_core_quota(jobs)
+
+
+def _address(device: Mapping[str, Any], host: str) -> str:
+    """Where a stage listens: at its device's ``address``, or that of the rendezvous ``host``. ServeError where others cannot reach it."""
+    address = str(device.get("address") or host)
+    key = f"cluster.members[{device['name']}].address"
+    _check_address(address, key)
+    if ipaddress.ip_address(host).is_loopback and not ipaddress.ip_address(address).is_loopback:
+        reach = "which only this host reaches; give an address of this host that the others reach too"
+        raise ServeError(f"{key} is {address}, but the stages meet on {host} (backend.address), {reach}")
+    return address
+
+
+def _check_address(address: str, key: str) -> None:
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        raise ServeError(f"{key} is '{address}'; expected an IPv4 address such as {HOST}") from None
 
 
 def _budget(stage: Mapping[str, Any], device: Mapping[str, Any]) -> int:

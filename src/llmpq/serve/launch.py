@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpq.errors import ServeError
-from llmpq.processes import HOST, heed_signal, listener, signals
+from llmpq.processes import heed_signal, listener, signals
 from llmpq.serve.events import EventReader
 
 GRACE_S = 1.0  # after a first failure, for the others to fail too, so that the cause can be told from its consequences
@@ -57,13 +57,13 @@ class StageProcess:
 def run_stages(
     jobs: Sequence[dict[str, Any]], log_dir: Path, *, port: int, load_timeout_s: float, timeout_s: float, on_event: OnEvent
 ) -> list[dict]:
-    """Run one process per job until all are done; returns their ``done`` events by rank.
+    """Run one process per job until all are done; returns their ``done`` events by rank. They meet at ``port`` of the jobs' ``host``.
 
     ``on_event(rank, event)`` is called for every other event. Raises ServeError naming the stage at fault, with the tail of its log, when
     a stage dies, fails, or nothing happens for too long (StageLostError where starting again may help). A SIGINT becomes KeyboardInterrupt,
     a SIGTERM SystemExit(143). No process is left in any case.
     """
-    with signals() as wake, listener(port, ServeError, "backend.port") as rendezvous:
+    with signals() as wake, listener(port, ServeError, "backend.port", jobs[0]["host"]) as rendezvous:
         group = _Group(on_event)
         try:
             for job in jobs:
@@ -89,16 +89,15 @@ class _Group:
         log = log_dir / f"stage-{rank}.log"
         read_end, write_end = os.pipe()
         shared = [write_end] + ([rendezvous.fileno()] if rank == 0 else [])
-        message = {**job, "host": HOST, "port": rendezvous.getsockname()[1], "listener": rendezvous.fileno()}
+        message = {**job, "port": rendezvous.getsockname()[1], "listener": rendezvous.fileno()}
         threads = str(max(1, len(job["cores"])))
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
-            "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONUNBUFFERED": "1",
         }
-        command = [sys.executable, "-m", "llmpq.serve.worker", str(os.getpid()), str(write_end), str(rank)]
+        command = [*job["prefix"], sys.executable, "-m", "llmpq.serve.worker", str(os.getpid()), str(write_end), str(rank)]
         with log.open("wb") as output, os.fdopen(_in_memory(json.dumps(message).encode()), "rb") as stdin:
             process = subprocess.Popen(
                 command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment, pass_fds=shared, start_new_session=True

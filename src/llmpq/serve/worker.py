@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmpq.emulation import Emulator
 from llmpq.errors import LlmpqError, ServeError
-from llmpq.processes import die_with
+from llmpq.processes import die_with, interface_of
 from llmpq.serve.events import EventWriter
 from llmpq.serve.ledger import Ledger, anonymous_bytes
 
@@ -138,6 +138,7 @@ def _connect(job: dict[str, Any], stage: "Stage") -> tuple["Sender | None", "Rec
 
     from llmpq.serve.transport import Receiver, Sender
 
+    os.environ["GLOO_SOCKET_IFNAME"] = interface_of(job["address"], ServeError)  # gloo listens there, and nowhere else
     wait = datetime.timedelta(seconds=job["load_timeout_s"])
     descriptor = {"master_listen_fd": job["listener"]} if rank == 0 else {}
     store = dist.TCPStore(job["host"], job["port"], stages, rank == 0, wait, wait_for_workers=False, **descriptor)

@@ -201,7 +201,7 @@ def configuration(case: Case, path: Path, **changes: Any) -> Path:
             "name": "test", "schedule": "barrier", "timeout_s": case.settings["timeout_s"], "load_timeout_s": 60,
             "max_restarts": case.settings.get("max_restarts", 0),
         },
-        "backend": {"name": "native", "margins": case.settings["margins"], "port": 0},
+        "backend": {"name": "native", "margins": case.settings["margins"], "address": "127.0.0.1", "port": 0},
         **changes,
     }  # fmt: skip
     path.write_text(json.dumps(config), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The journal keeps finished requests through kills, torn lines and other plans' files."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -96,14 +97,22 @@ def test_records_are_on_disk_when_append_returns(tmp_path: Path) -> None:
         assert journal.finished == {"a": record("a", 5)}
 
 
-def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_clear_message_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    """The kernel ends a file at RLIMIT_FSIZE as a full disk would: what fits is written, then it refuses."""
     with Journal(tmp_path, KEY) as journal:
-        journal._file.close()
-        journal._file = open("/dev/full", "ab")  # noqa: SIM115
-        with pytest.raises(ServeError, match="could not be kept: No space left on device"):
-            journal.append([record("a", 1)])
-        assert journal.finished == {}
-        journal._file = open(journal.path, "ab")  # noqa: SIM115
+        journal.append([record("a", 1)])
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 20, hard))
+        try:
+            with pytest.raises(ServeError, match=r"journal-\w+\.jsonl: a finished request could not be kept: File too large"):
+                journal.append([record("b", *range(100))])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert journal.finished == {"a": record("a", 1)}
+        assert journal.path.read_bytes().endswith(b'{"id":"a","tokens":[1]}\n')
+        journal.append([record("c", 3)])
+    with Journal(tmp_path, KEY) as journal:
+        assert journal.finished == {"a": record("a", 1), "c": record("c", 3)}
 
 
 def test_numbers_that_are_not_are_refused(tmp_path: Path) -> None:
