@@ -11,6 +11,7 @@ from typing import Any
 
 from llmpq.config_evaluate import Evaluate
 from llmpq.config_messages import one_line
+from llmpq.config_slurm import SlurmCluster, SlurmDevice
 from llmpq.errors import ConfigError
 
 DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
@@ -71,11 +72,12 @@ class Device:
     cores: int = 1
     slowdown: float = 1.0
     peak: Peak | None = None
+    slurm: SlurmDevice = field(default_factory=SlurmDevice)
 
 
 @dataclass
 class Member:
-    """One device of a cluster, the processor cores it is pinned to, and (catalogue) the node it is in."""
+    """One device of a cluster, the processor cores it is pinned to (launch local), and the node it is in (others)."""
 
     name: str
     device: str
@@ -96,6 +98,7 @@ class Cluster:
     launch: str = "local"
     ethernet_gbit_s: float | None = None
     link: Link = field(default_factory=Link)
+    slurm: SlurmCluster = field(default_factory=SlurmCluster)
 
 
 @dataclass

@@ -85,9 +85,11 @@ class Site:
     def __init__(self, folder: Path, pid: int) -> None:
         self.folder, self._pid = folder, pid
 
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """What runs ``arguments`` on the head node, in the current folder."""
-        return ["nsenter", "--target", str(self._pid), "--mount", "--net", "--uts", "--pid", f"--wd={os.getcwd()}", *arguments]
+    def command(self, arguments: Sequence[str], folder: Path | None = None) -> list[str]:
+        """What runs ``arguments`` on the head node, in ``folder`` or the current one."""
+        # The folder is entered inside: one from outside belongs to another mount, across which nothing can be renamed.
+        inside = ["env", f"--chdir={folder or os.getcwd()}", *arguments]
+        return ["nsenter", "--target", str(self._pid), "--mount", "--net", "--uts", "--pid", *inside]
 
     def run(self, *arguments: str, timeout: float = 60) -> str:
         """The output of a command on the head node; RuntimeError with its errors where it fails."""

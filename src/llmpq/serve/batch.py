@@ -14,7 +14,7 @@ from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
 from llmpq.serve.output import Outputs, write_results
-from llmpq.serve.place import cluster_of, longest_sequence, slots_of
+from llmpq.serve.place import cluster_of, longest_sequence, placement_of, slots_of
 from llmpq.serve.prompts import Prompts
 from llmpq.serve.request import Limits
 from llmpq.serve.request_file import Intake, is_artifact, read_artifact, read_lines
@@ -68,7 +68,8 @@ def serve(
     with _writing(places.results):
         journal = Journal(places.journal, key, say)
     with journal:
-        run = Run(jobs, intake.requests, journal, options, places.logs, say)
+        name = "-".join(["serve", str(settings.get("experiment", cluster["name"])), plan["strategy"]])
+        run = Run(jobs, intake.requests, journal, options, places.logs, say, placement_of(plan, cluster), name)
         reports = run.to_the_end()
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
         with _writing(places.results):
@@ -114,7 +115,7 @@ def _figures(
         "new_tokens": reports[0]["tokens"],
         "load_s": run.load_s,
         "restarts": run.restarts,
-        "speed_claimed": speed_claimed(jobs),
+        "speed_claimed": speed_claimed(jobs, None if run.placement is None else len(jobs)),
         "throughput": throughput,
         "stages": results.stage_rows(plan, reports, throughput["measured"]["total_s"]),
     }

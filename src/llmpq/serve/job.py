@@ -160,6 +160,7 @@ def stage_jobs(
                 "slowdown": float(device.get("slowdown", 1.0)),
                 "cores": list(device.get("cores") or ()) if isinstance(device.get("cores"), (list, tuple)) else [],
                 "kv_bytes": stage_kv_bytes(spec, stage["options"], settings.slots, capacity),
+                "threads": 0,
                 "budget_bytes": _budget(stage, device),
                 "workspace_bytes": stage["bytes"]["workspace"],
             }
