@@ -130,7 +130,7 @@ def if_compared(pattern):
 
 def all_cores(wildcards):
     """Threads of a job that has its machine to itself; those of a device's or a cluster's member where Snakemake submits it to a cluster."""
-    if workflow.local_exec or not workflow.is_main_process:
+    if workflow.local_exec and not workflow.remote_exec:
         return workflow.cores
     if "device" in wildcards.keys():
         return entry("device", wildcards.device)["cores"]
