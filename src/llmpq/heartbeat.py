@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 BEAT_S = 5.0
-SILENCE_S = 60.0  # several beats, and what a network file system may keep in its cache
+SILENCE_S = 300.0  # many beats: a host so busy, or a file system so slow, is no reason to end; nor is a run that was stopped for a minute
 
 
 class Heartbeat:

@@ -17,7 +17,6 @@ _ENDED = re.compile(
 )
 _FIELD = re.compile(r"(\w[\w/:]*)=(\S*)")
 _EXECUTOR_NAME = re.compile(r"(\w+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-OWN_NAME = "llmpq-"
 
 
 class SlurmError(LlmpqError):
@@ -81,7 +80,10 @@ def cancel(*jobs: str) -> None:
 
 
 def left_jobs(folder: Path) -> list[str]:
-    """Ids of this user's jobs that work in ``folder`` and were submitted by the workflow, by its rules or by the launcher."""
+    """Ids of this user's jobs that work in ``folder`` and were submitted by Snakemake, which names them by a number of its own.
+
+    Those of the launcher (llmpq.slurm.run) are not among them: they end with it.
+    """
     try:
         done = _call("squeue", "--me", "--noheader", "--format=%i|%j|%Z")
     except SlurmError:
@@ -89,8 +91,8 @@ def left_jobs(folder: Path) -> list[str]:
     found = set()
     for line in done.stdout.splitlines():
         job, name, where = line.split("|", 2)
-        if where == str(folder) and (name.startswith(OWN_NAME) or _EXECUTOR_NAME.fullmatch(name)):
-            found.add(job.split("+")[0])
+        if where == str(folder) and _EXECUTOR_NAME.fullmatch(name):
+            found.add(job)
     return sorted(found)
 
 

@@ -15,13 +15,14 @@ from llmpq import artifacts
 from llmpq.heartbeat import Heartbeat
 from llmpq.processes import heed_signal, signals
 from llmpq.slurm import client
-from llmpq.slurm.client import OWN_NAME, State
+from llmpq.slurm.client import State
 from llmpq.slurm.script import Component, batch_script, components, hosts_text, task_order
 from llmpq.slurm.task import HEARTBEAT, task_file
 
 LOOK_S = 0.2  # between two looks at what the processes have written
 ASK_S = 2.0  # between two questions to the controller
 END_S = 30.0  # for a job whose processes are done, or that is cancelled, to be gone
+OWN_NAME = "llmpq-"
 _SUBMITTED = "job.json"
 
 
