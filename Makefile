@@ -35,7 +35,7 @@ test-fast: $(READY) ## Run the tests that take seconds
 
 test-slurm: $(READY) ## Start a Slurm with fake GPUs on this machine and run the workflow on it, faults included (root, Debian)
 	@command -v slurmctld slurmd sbatch munged ip >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge iproute2 >/dev/null; } || { echo "llmpq: error: Slurm could not be installed; it needs root and Debian's packages slurmctld slurmd slurm-client munge iproute2" >&2; exit 2; }
-	pytest --durations 12 tests/slurm
+	LLMPQ_TEST_SLURM=1 pytest --durations 12 tests/slurm
 
 test-oracle: $(READY) $(AUTO_GPTQ)/.ready ## Compare our GPTQ with auto-gptq on the real model and write docs/oracle.md (minutes)
 	@$(SNAKEMAKE) $(CORES) -- results/calibration/smollm2-135m-instruct/gptq.safetensors
