@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip", "mknod", "mount")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "setpriv", "ip", "mknod", "mount")
 NETWORK = "10.77.0"
 HEAD = "head"
 START_S = 30.0
@@ -118,8 +118,10 @@ def site(folder: Path) -> Iterator[Site]:
     """Start a site whose state is in ``folder``, and end it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = (folder / "site.log").open("wb")
-    unshare = ["unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    # A site ends with the process that started it, also when that is killed.
+    unshare = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
     process = subprocess.Popen([*unshare, sys.executable, __file__, str(folder)], stdout=log, stderr=log, start_new_session=True)
+    first = ""
     try:
         deadline = time.monotonic() + START_S
         while not (folder / "ready").is_file():
@@ -131,6 +133,9 @@ def site(folder: Path) -> Iterator[Site]:
     finally:
         process.kill()  # and with it the first process inside (--kill-child), whose end ends all the others
         process.wait()
+        deadline = time.monotonic() + START_S
+        while first and Path(f"/proc/{first}").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
         log.close()
 
 
