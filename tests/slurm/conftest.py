@@ -9,7 +9,6 @@ import pytest
 import slurm_site
 from slurm_site import Site
 
-
 COMPLETING_S = 20.0  # for a job whose command has returned to be gone from the queue
 
 
