@@ -16,8 +16,16 @@ include: "workflow/rules/common.smk"
 localrules:
     all,
     config_record,
+    prepare_model,
+    prepare_text,
+    workload,
+    fit,
+    problem,
+    links_on_nodes,
+    serve_on_nodes,
     report,
     track,
+    archive,
 
 
 rule all:

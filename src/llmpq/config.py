@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmpq.config_cluster import Cluster
 from llmpq.config_evaluate import Evaluate
 from llmpq.config_messages import one_line
 from llmpq.errors import ConfigError
@@ -46,62 +47,6 @@ class Model:
     path: str = ""
     revision: str = ""
     shape: ModelShape | None = None
-
-
-@dataclass
-class Peak:
-    """Data-sheet peaks of a catalogue device, without sparsity; ``link_gb_s`` of one direction inside a node."""
-
-    architecture: str
-    fp16_tflops: float
-    int8_tops: float
-    memory_gb_s: float
-    link_gb_s: float
-
-
-@dataclass
-class Device:
-    """A device type: what is measured once and may be used by several members of a cluster."""
-
-    name: str
-    kind: str
-    source: str
-    memory_mib: int
-    reserve_mib: int = 0
-    cores: int = 1
-    slowdown: float = 1.0
-    peak: Peak | None = None
-
-
-@dataclass
-class Member:
-    """One device of a cluster, the processor cores it is pinned to, and (catalogue) the node it is in.
-
-    ``address`` is where its stage listens ('': where the stages meet); ``prefix`` the words before the stage's command that put it
-    on its host.
-    """
-
-    name: str
-    device: str
-    cores: list[int] = field(default_factory=list)
-    node: str = ""
-    address: str = ""
-    prefix: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Link:
-    delay_ms: float = 0.0
-
-
-@dataclass
-class Cluster:
-    name: str
-    members: list[Member]
-    types: dict[str, Device]
-    launch: str = "local"
-    ethernet_gbit_s: float | None = None
-    link: Link = field(default_factory=Link)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from llmpq.quant.options import END_OPTIONS, KV_OPTIONS, OPTIONS, known_options,
 
 CHOICES = {
     "model.source": ("package", "path", "hub", "shape"),
-    "cluster.launch": ("local", "none"),
+    "cluster.launch": ("local", "hetjob", "nodelist", "none"),
     "quantizer.method": ("gptq", "rtn", "auto-gptq"),
     "indicator.method": ("residual-error", "variance", "gptq-loss", "hessian", "gradient", "divergence", "random"),
     "indicator.rounding": ("deterministic", "stochastic"),
@@ -23,6 +23,7 @@ CHOICES = {
     "serve.schedule": ("barrier", "continuous"),
     "suite": ("default", "test"),
 }
+NODE_LAUNCHES = ("hetjob", "nodelist")
 DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
 REFERENCE_OPTION = "4"  # the unit of damage: the whole model at this option
 POSITIVE = {
@@ -214,6 +215,26 @@ def _check_ranges(experiment: Mapping[str, Any], fail: Any) -> None:
         fail("planner.gap", f"is {experiment['planner']['gap']}, expected a fraction between 0 and 1")
 
 
+def _check_node(cluster: Mapping[str, Any], member: Mapping[str, Any], where: str, fail: Any) -> None:
+    """A member on a node of a Slurm cluster: what Slurm is asked for can be granted."""
+    device = cluster["types"][member["device"]]
+    if member["cores"]:
+        fail(f"{where}.cores", f"lists {member['cores']}, but with launch '{cluster['launch']}' Slurm chooses the cores; leave it out")
+    if device["source"] == "catalogue":
+        fail(f"{where}.device", f"'{device['name']}' comes from data sheets (source catalogue) and cannot be run; use launch none")
+    if cluster["launch"] == "nodelist" and not member["node"]:
+        fail(f"{where}.node", "is empty; with launch 'nodelist' it is the node's name in Slurm")
+    others = [other["device"] for other in cluster["members"] if member["node"] and other["node"] == member["node"]]
+    if set(others) != {member["device"]} and others:
+        fail(f"{where}.node", f"'{member['node']}' holds devices of several types ({', '.join(sorted(set(others)))}); name a node for each")
+    for part in ("mem_mb", "runtime_min"):
+        if device["slurm"][part] <= 0:
+            fail(f"cluster.types.{device['name']}.slurm.{part}", f"is {device['slurm'][part]}, expected more than 0")
+    for part in ("partition", "gres", "constraint"):
+        if re.search(r"[\s;]", device["slurm"][part]):
+            fail(f"cluster.types.{device['name']}.slurm.{part}", f"is '{device['slurm'][part]}'; Slurm's names have no spaces")
+
+
 def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:
     """Members use known device types, have names of their own, and do not ask more of a core than it has."""
     if not cluster["members"]:
@@ -242,7 +263,9 @@ def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:
         device = cluster["types"][member["device"]]
         if min(member["cores"], default=0) < 0:
             fail(f"{where}.cores", f"lists {member['cores']}; cores are numbered from 0")
-        if device["kind"] == "cpu" and len(set(member["cores"])) != device["cores"]:
+        if cluster["launch"] in NODE_LAUNCHES:
+            _check_node(cluster, member, where, fail)
+        elif device["kind"] == "cpu" and len(set(member["cores"])) != device["cores"]:
             fail(f"{where}.cores", f"lists {member['cores']}, but the device '{device['name']}' has cores: {device['cores']}")
         if device["kind"] == "gpu" and (device["peak"] is None or not member["node"] or cluster["ethernet_gbit_s"] is None):
             fail(where, "a catalogue device needs its type's peak, a node, and the cluster's ethernet_gbit_s")

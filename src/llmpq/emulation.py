@@ -47,13 +47,14 @@ class Emulator:
     """A device made of some cores of this machine and a slow-down factor.
 
     ``slowdown`` ≥ 1 is the ratio of an emulated call's duration to the processor time it used; ``cores`` the core numbers the device
-    owns (empty: whatever the process may use now, unpinned). Construct it first thing in a process, before torch starts threads, and
-    call ``pin()``; then wrap every model call in ``with emulator.call() as call:`` and read ``call.elapsed_s``.
+    owns (empty: whatever the process may use now, unpinned, at most ``threads`` of them where that is not 0). Construct it first thing in
+    a process, before torch starts threads, and call ``pin()``; then wrap every model call in ``with emulator.call() as call:`` and read
+    ``call.elapsed_s``.
 
     Raises ConfigError for a factor below 1 or a core that this machine does not have.
     """
 
-    def __init__(self, slowdown: float = 1.0, cores: Sequence[int] = ()) -> None:
+    def __init__(self, slowdown: float = 1.0, cores: Sequence[int] = (), threads: int = 0) -> None:
         if not slowdown >= 1.0:
             raise ConfigError(f"slowdown is {slowdown}; an emulated device can only be slowed down (slowdown ≥ 1)")
         available = os.sched_getaffinity(0)
@@ -66,7 +67,7 @@ class Emulator:
             raise ConfigError(f"cores {list(cores)} names a core twice")
         self.slowdown = float(slowdown)
         self.cores = tuple(cores)
-        self.threads = len(cores) or len(available)
+        self.threads = len(cores) or min(threads or len(available), len(available))
 
     def pin(self) -> None:
         """Bind every thread of this process (and those it starts later) to the cores, and size torch's thread pool to them."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from llmpq import session
+from llmpq import heartbeat, session
 from llmpq.errors import LlmpqError
 
 PROGRESS_EVERY_S = 10.0
@@ -96,17 +96,23 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 def _watch(known: dict[str, Any] | None, log: Path, title: str, terminal: TextIO) -> None:
     """Show progress; end this job when the workflow that started it is gone (killed, so that it could not stop its jobs itself)."""
     here = known is not None and known["host"] == platform.node() and "ended" not in known
+    if known is not None and not here and "ended" not in known:
+        heartbeat.watch(session.HEARTBEAT.absolute(), _workflow_is_gone)
     shown, last = time.monotonic(), ""
     while True:
         time.sleep(WATCH_EVERY_S)
         if here and known is not None and not session.alive(known["pid"], known["began"]):
-            print("the workflow that started this job is gone; stopping", file=sys.stderr, flush=True)
-            os.kill(os.getpid(), signal.SIGTERM)
+            _workflow_is_gone()
             return
         if time.monotonic() - shown >= PROGRESS_EVERY_S:
             shown, before, last = time.monotonic(), last, _progress_line(log)
             if last not in ("", before):
                 _say(terminal, f"          {title}: {last}")
+
+
+def _workflow_is_gone() -> None:
+    print("the workflow that started this job is gone; stopping", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _progress_line(log: Path) -> str:

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,15 +21,21 @@ from typing import Any
 
 from llmpq import artifacts
 from llmpq.errors import ConfigError
+from llmpq.heartbeat import Heartbeat
+from llmpq.slurm.client import cancel, left_jobs
 
 FOLDER = Path("results/.jobs")
 # The jobs that MLflow shows as failed, a line each, so that the run that mends one tells it.
 REPORTED = FOLDER / "reported"
+HEARTBEAT = FOLDER / "heartbeat"  # by which jobs on other hosts know that the run is alive
+_beating: Heartbeat | None = None
 UNFINISHED = ("running", "failed", "interrupted")
 
 
 def begin_session(experiments: Mapping[str, Any], total: int) -> None:
     """Called by the Snakefile before the first job: record what is to run, after telling MLflow of jobs that an earlier run left behind."""
+    global _beating
+    _end_left_jobs()
     known = read_session()
     if known is not None and "ended" not in known and any(marker["state"] in UNFINISHED for marker in markers()):
         _report_failures()
@@ -38,10 +45,13 @@ def begin_session(experiments: Mapping[str, Any], total: int) -> None:
     session = {"id": f"{platform.node()}-{os.getpid()}-{time.time_ns()}", "host": platform.node(), "pid": os.getpid(), "total": total}
     session["began"] = _began(os.getpid())
     artifacts.write_text(FOLDER / "session.json", json.dumps({**session, "started": 0, "experiments": dict(experiments)}))
+    _beating = Heartbeat(HEARTBEAT).start()
 
 
 def end_session(failed: bool = False) -> None:
     """Called by the Snakefile after the last job: tells MLflow, from the submitting host, of stages that failed or no longer do."""
+    if _beating is not None:
+        _beating.stop()
     if failed or REPORTED.is_file():
         _report_failures()
     known = read_session()
@@ -101,6 +111,16 @@ def markers() -> list[dict[str, Any]]:
         if path.name != "session.json" and "rule" in document:
             found.append(document)
     return found
+
+
+def _end_left_jobs() -> None:
+    """Cancel Slurm jobs that an earlier run of this folder left when it was killed, so that nothing is done twice at a time."""
+    if shutil.which("squeue") is None:
+        return
+    left = left_jobs(Path.cwd())
+    if left:
+        print(f"llmpq: Slurm jobs of an earlier run are cancelled: {', '.join(left)}", file=sys.stderr)
+        cancel(*left)
 
 
 def _report_failures() -> None:

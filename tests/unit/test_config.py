@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmpq.config import Device, Experiment, Member, compose, experiment_names
+from llmpq.config import Experiment, compose, experiment_names
 from llmpq.config_cache import load_experiments
 from llmpq.config_checks import CHOICES, TEXTS
+from llmpq.config_cluster import Device, Member
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
 
@@ -280,3 +281,27 @@ def test_overrides_without_experiments_leave_the_test_suite_alone(tmp_path: Path
     found = load_experiments(CONFIG, {"overrides": ["workload.new_tokens=7"]}, tmp_path)
     assert set(found) == {name for name in experiment_names(CONFIG) if name != "smoke"}
     assert {each["workload"]["new_tokens"] for each in found.values()} == {7}
+
+
+NODES = "cluster.members=[{name: a, device: cpu-fast, node: n0}, {name: b, device: cpu-slow, node: n1}]"
+
+
+def test_a_cluster_on_nodes_leaves_cores_to_slurm() -> None:
+    assert "cluster.members[fast0].cores" in message(["cluster.launch=hetjob"])
+    assert compose(CONFIG, ["duo"], ["cluster.launch=hetjob", NODES])["duo"]["cluster"]["launch"] == "hetjob"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["cluster.launch=nodelist", NODES.replace("node: n1", "node: ''")], ["cluster.members[b].node", "the node's name in Slurm"]),
+        (["cluster.launch=hetjob", NODES.replace("n1", "n0")], ["cluster.members[a].node", "cpu-fast, cpu-slow"]),
+        (["cluster.launch=hetjob", NODES, "cluster.types.cpu-slow.slurm.mem_mb=0"], ["cluster.types.cpu-slow.slurm.mem_mb", "more than 0"]),
+        (["cluster.launch=hetjob", NODES, "cluster.types.cpu-slow.slurm.gres='gpu t4'"], ["slurm.gres", "gpu t4", "no spaces"]),
+        (["cluster.launch=hetjob", NODES, "cluster.types.cpu-fast.source=catalogue"], ["cluster.members[a].device", "launch none"]),
+        (["cluster.launch=ssh"], ["cluster.launch", "local, hetjob, nodelist, none"]),
+    ],
+)
+def test_what_slurm_cannot_be_asked_for_is_named(overrides: list[str], parts: list[str]) -> None:
+    said = message(overrides)
+    assert [part for part in parts if part not in said] == [], said

@@ -1,5 +1,6 @@
 """Compose the experiments once, before the DAG is built, and give each rule only the settings that it uses."""
 
+import re
 import sys
 
 from llmpq.config_evaluate import TEXTS, evaluation_texts, used_texts
@@ -9,6 +10,7 @@ from llmpq.plan.strategies import STRATEGIES
 from llmpq.quant.options import quantised_options
 from llmpq.report.verdict import focus_strategy
 from llmpq.session import begin_session, end_session, one_line_errors, only_errors, take_over_lock
+from llmpq.slurm.script import LAUNCHES
 from llmpq.sources import code_digest
 from llmpq.track_files import targets
 from llmpq.validity.settings import read_studies
@@ -24,6 +26,12 @@ try:
     STUDIES = read_studies(CONFIG / "validity.yaml")
 except LlmpqError as error:
     sys.exit(f"llmpq: error: {error}")
+
+# Experiments and clusters whose processes are one Slurm job of their own, which a rule on the submitting host starts and waits for.
+ON_NODES = [name for name, each in EXPERIMENTS.items() if each["cluster"]["launch"] in LAUNCHES]
+CLUSTERS_ON_NODES = sorted({EXPERIMENTS[name]["cluster"]["name"] for name in ON_NODES})
+# Threads of a job without a device of its own (calibration) on a cluster; set-threads in slurm/config.v9+.yaml may say otherwise.
+CLUSTER_THREADS = 4
 
 OVERRIDES = as_list(config.get("overrides"), "overrides")
 
@@ -120,6 +128,31 @@ def if_compared(pattern):
     return lambda wildcards: for_experiment(pattern)(wildcards) if experiment(wildcards)["evaluate"]["compare"] else []
 
 
+def all_cores(wildcards):
+    """Threads of a job that has its machine to itself; those of a device's or a cluster's member where Snakemake submits it to a cluster."""
+    if workflow.local_exec and not workflow.remote_exec:
+        return workflow.cores
+    if "device" in wildcards.keys():
+        return entry("device", wildcards.device)["cores"]
+    if "experiment" in wildcards.keys():
+        chosen = experiment(wildcards)["cluster"]
+    elif "cluster" in wildcards.keys():
+        chosen = entry("cluster", wildcards.cluster)
+    else:
+        return CLUSTER_THREADS
+    return max((core + 1 for member in chosen["members"] for core in member["cores"]), default=1)
+
+
+def slurm_of(wildcards):
+    """What a job on one device asks Slurm for: the device's own settings, for the wildcard {device}."""
+    return entry("device", wildcards.device)["slurm"]
+
+
+def names_pattern(names):
+    """A wildcard constraint: one of these names, or nothing at all."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 def device_files(pattern):
     """An input function: one file for each device type that the experiment's cluster has members of, in alphabetical order."""
 
@@ -184,15 +217,21 @@ def strategy_files(*names):
 
 def links_of(name):
     """What the times of a cluster's links depend on: its members' cores, where its devices come from, and the links' own delay."""
-    cluster = entry("cluster", name)
-    types = {key: {"source": device["source"]} for key, device in cluster["types"].items()}
-    return {
-        "name": name,
-        "launch": cluster["launch"],
-        "members": cluster["members"],
-        "types": types,
-        "link": cluster["link"],
-    }
+    cluster = as_launched(entry("cluster", name))
+    used = "name source cores slurm" if "slurm" in cluster else "source"
+    types = {key: pick(device, used) for key, device in cluster["types"].items()}
+    return {**pick(cluster, "name launch members link slurm"), "types": types}
+
+
+def without_slurm(cluster):
+    """A cluster without what Slurm is asked for, which no plan depends on."""
+    types = {name: {key: value for key, value in device.items() if key != "slurm"} for name, device in cluster["types"].items()}
+    return {**{key: value for key, value in cluster.items() if key != "slurm"}, "types": types}
+
+
+def as_launched(cluster):
+    """A cluster with what Slurm is asked for, where its processes are a Slurm job of their own."""
+    return cluster if cluster["launch"] in LAUNCHES else without_slurm(cluster)
 
 
 def study(wildcards):

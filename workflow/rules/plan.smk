@@ -30,7 +30,7 @@ rule problem:
         ENVIRONMENT
     params:
         model=of_experiment("model", "end_options kv_options"),
-        cluster=of_experiment("cluster"),
+        cluster=lambda wildcards: without_slurm(experiment(wildcards)["cluster"]),
         workload=of_experiment("workload", "name requests slots prompt_tokens new_tokens"),
         quantizer=of_experiment("quantizer", "options"),
         planner=of_experiment("planner", "objective micro_batches"),

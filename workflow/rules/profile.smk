@@ -14,7 +14,13 @@ rule profile:
         "results/benchmarks/profile/{profile}/{model}/{device}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: all_cores
+    resources:
+        slurm_partition=lambda wildcards: slurm_of(wildcards)["partition"],
+        gres=lambda wildcards: slurm_of(wildcards)["gres"],
+        slurm_extra=lambda wildcards: f"--constraint={slurm_of(wildcards)['constraint']}" if slurm_of(wildcards)["constraint"] else "",
+        mem_mb=lambda wildcards, attempt: slurm_of(wildcards)["mem_mb"] * attempt,
+        runtime=lambda wildcards, attempt: slurm_of(wildcards)["runtime_min"] * attempt,
     params:
         profile=of_entry("profile", "micro_batches prompt_tokens contexts repeats warmup options"),
         device=of_entry("device", "kind source cores slowdown"),
@@ -31,9 +37,11 @@ rule links:
         "results/links/{profile}/{cluster}.json",
     log:
         "results/logs/links/{profile}/{cluster}.log",
+    wildcard_constraints:
+        cluster=rf"(?!(?:{names_pattern(CLUSTERS_ON_NODES)})\.json$)[\w.-]+",
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: all_cores
     params:
         profile=of_entry("profile", "link_bytes repeats warmup"),
         cluster=lambda wildcards: links_of(wildcards.cluster),
@@ -42,6 +50,14 @@ rule links:
         "Time the links of {wildcards.cluster}"
     script:
         "../scripts/links.py"
+
+
+use rule links as links_on_nodes with:
+    wildcard_constraints:
+        cluster=names_pattern(CLUSTERS_ON_NODES),
+    threads: 1
+    message:
+        "Time the links between the nodes of {wildcards.cluster}"
 
 
 rule fit:

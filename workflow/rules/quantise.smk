@@ -15,7 +15,7 @@ rule calibrate:
         "results/benchmarks/calibrate/{model}/{quantizer}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: all_cores
     params:
         quantizer=of_entry("quantizer", "calibration"),
         code=code_digest("llmpq.quant.calibrate", "llmpq.text"),

@@ -1,4 +1,4 @@
-"""Compare the strategies of an experiment on one page, and record everything in MLflow."""
+"""Compare the strategies of an experiment on one page, record everything in MLflow, and pack it for someone else."""
 
 
 rule report:
@@ -69,3 +69,21 @@ rule track:
         "Record {wildcards.experiment} in MLflow"
     script:
         "../scripts/track.py"
+
+
+rule archive:
+    input:
+        lambda wildcards: targets(experiment(wildcards)),
+    output:
+        "results/archives/{experiment}.tar.gz",
+    log:
+        "results/logs/archive/{experiment}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        experiment=lambda wildcards: experiment(wildcards),
+        code=code_digest("llmpq.archive"),
+    message:
+        "Pack {wildcards.experiment}"
+    script:
+        "../scripts/archive.py"

@@ -17,19 +17,29 @@ rule serve:
         "results/logs/serve/{experiment}/{strategy}.log",
     benchmark:
         "results/benchmarks/serve/{experiment}/{strategy}.tsv"
+    wildcard_constraints:
+        experiment=rf"(?!(?:{names_pattern(ON_NODES)})/)[\w.-]+",
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: all_cores
     params:
         serve=of_experiment("serve"),
         backend=of_experiment("backend", "name margins port"),
-        cluster=of_experiment("cluster"),
+        cluster=lambda wildcards: as_launched(experiment(wildcards)["cluster"]),
         workload=of_experiment("workload", "slots ignore_eos"),
         code=code_digest("llmpq.serve.*"),
     message:
         "Serve {wildcards.experiment} as {wildcards.strategy} planned it"
     script:
         "../scripts/serve.py"
+
+
+use rule serve as serve_on_nodes with:
+    wildcard_constraints:
+        experiment=names_pattern(ON_NODES),
+    threads: 1
+    message:
+        "Serve {wildcards.experiment} as {wildcards.strategy} planned it, on the nodes of its cluster"
 
 
 rule reference:

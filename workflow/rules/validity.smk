@@ -24,7 +24,7 @@ rule validity:
         "results/benchmarks/validity/{study}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores
+    threads: all_cores
     params:
         study=study,
         code=code_digest("llmpq.validity.*"),

@@ -1,6 +1,6 @@
 """One process of ``profile_links``: takes its place in the gloo group, times its pairs, writes the rows that it sent.
 
-Started as ``python -m llmpq.profile.link_worker PARENT JSON``; not meant to be called by hand.
+Started as ``python -m llmpq.profile.link_worker PARENT JSON``, or ``--task FOLDER`` on a node of a cluster; not meant to be called by hand.
 """
 
 import datetime
@@ -8,28 +8,39 @@ import itertools
 import json
 import os
 import random
+import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from llmpq import artifacts
 from llmpq.emulation import Emulator
-from llmpq.processes import HOST, die_with
+from llmpq.processes import die_with
+from llmpq.slurm.task import meet, read_task
 
 IN_FLIGHT = 2
 HAND_OFFS = 100
+ROUND_TRIPS = 20
+WAIT_S = 60.0
 MODEL_BYTES = 64 * 2**20
 
 
-def send_once(payload: torch.Tensor, receiver: int) -> float:
-    """Send ``payload``; returns the one-way seconds, from the call to the receiver's time stamp (same host, same clock)."""
+def send_once(payload: torch.Tensor, receiver: int, answer_s: float | None = None) -> float:
+    """Send ``payload``; returns the one-way seconds, from the call to the receiver's time stamp (same host, same clock).
+
+    Where the receiver is another host, ``answer_s`` is how long its answer takes, and what is left of the round trip is returned.
+    """
     stamp = torch.zeros(1, dtype=torch.int64)
     start = time.monotonic_ns()
     dist.send(payload, receiver)
     dist.recv(stamp, receiver)
-    return (int(stamp) - start) / 1e9
+    if answer_s is None:
+        return (int(stamp) - start) / 1e9
+    return max(0.0, (time.monotonic_ns() - start) / 1e9 - answer_s)
 
 
 def receive_once(payload: torch.Tensor, sender: int) -> None:
@@ -38,9 +49,22 @@ def receive_once(payload: torch.Tensor, sender: int) -> None:
     dist.send(torch.tensor([time.monotonic_ns()], dtype=torch.int64), sender)
 
 
+def answer_seconds(rank: int, world: int) -> dict[int, float]:
+    """How long a short answer of each other process takes to this one: half the median of round trips."""
+    short, found = torch.zeros(8, dtype=torch.uint8), {}
+    for sender, receiver in itertools.permutations(range(world), 2):
+        if rank == sender:
+            found[receiver] = statistics.median(send_once(short, receiver, 0.0) for _ in range(ROUND_TRIPS)) / 2
+        elif rank == receiver:
+            for _ in range(ROUND_TRIPS):
+                receive_once(short, sender)
+    return found
+
+
 def run(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Time all pairs in turn; returns this rank's rows {from, to, bytes, seconds[]} as a sender."""
     rank, world = job["rank"], job["world"]
+    answer_s = answer_seconds(rank, world) if "task_dir" in job else {}
     payloads = {size: torch.zeros(size, dtype=torch.uint8) for size in job["sizes"]}
     rows: dict[tuple[int, int], list[float]] = {}
     order = random.Random(0)  # the same in every process
@@ -51,7 +75,7 @@ def run(job: dict[str, Any]) -> list[dict[str, Any]]:
                 payload = payloads[size]
                 if rank == sender:
                     # An emulated link holds a message until its delay after it was sent, as the runtime's transport does.
-                    seconds = max(send_once(payload, receiver), job["delay_ms"] / 1e3)
+                    seconds = max(send_once(payload, receiver, answer_s.get(receiver)), job["delay_ms"] / 1e3)
                     if repeat >= job["warmup"]:
                         rows.setdefault((receiver, size), []).append(seconds)
                 elif rank == receiver:
@@ -92,21 +116,32 @@ def _begun(work: dist.Work | None) -> dist.Work:
 
 
 def main() -> None:
-    """Read the job from the command line and run it."""
-    die_with(int(sys.argv[1]))
-    job = json.loads(sys.argv[2])
-    Emulator(1.0, job["cores"]).pin()
-    rank, world, wait = job["rank"], job["world"], datetime.timedelta(seconds=60)
-    descriptor = {"master_listen_fd": job["listener"]} if rank == 0 else {}  # without it the store listens on every address
-    store = dist.TCPStore(HOST, job["port"], world, rank == 0, wait, wait_for_workers=False, **descriptor)
+    """Read the job from the command line or from the folder that it names, and run it."""
+    job = _job_of_launcher()
+    Emulator(1.0, job["cores"], job["threads"]).pin()
+    rank, world, wait = job["rank"], job["world"], datetime.timedelta(seconds=WAIT_S)
+    place = meet(Path(job["task_dir"]), rank == 0, WAIT_S) if "task_dir" in job else job
+    descriptor = {"master_listen_fd": place["listener"]} if rank == 0 else {}  # without it the store listens on every address
+    store = dist.TCPStore(place["host"], place["port"], world, rank == 0, wait, wait_for_workers=False, **descriptor)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=wait)
     rows = run(job)
     dist.barrier()
     handed = hand_off(rank, min(job["sizes"]), HAND_OFFS) if rank < 2 else []
     dist.barrier()
     dist.destroy_process_group()
+    found = json.dumps({"rows": rows, "hand_off_seconds": handed[IN_FLIGHT:]})
+    if "task_dir" in job:
+        artifacts.write_text(job["out"], found)
+        return
     with os.fdopen(job["out"], "w", encoding="utf-8") as out:
-        json.dump({"rows": rows, "hand_off_seconds": handed[IN_FLIGHT:]}, out)
+        out.write(found)
+
+
+def _job_of_launcher() -> dict[str, Any]:
+    if sys.argv[1] == "--task":
+        return read_task(Path(sys.argv[2]))
+    die_with(int(sys.argv[1]))
+    return dict(json.loads(sys.argv[2]))
 
 
 if __name__ == "__main__":

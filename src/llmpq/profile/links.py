@@ -1,13 +1,15 @@
 """Time the links of a cluster: one real process per device over torch.distributed (gloo), each pinned to its device's cores.
 
 A row is the one-way time of a payload from the sender's call to the moment the receiver holds it, both read from the host's monotonic
-clock, which processes of one machine share. Repeats are interleaved over pairs and payload sizes.
+clock, which processes of one machine share. On the nodes of a cluster, whose clocks differ, it is the time until a short answer has come
+back, less half the round trip of a short message. Repeats are interleaved over pairs and payload sizes.
 """
 
 import contextlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,8 +21,10 @@ from typing import IO, Any
 
 from llmpq import artifacts
 from llmpq.errors import LlmpqError
-from llmpq.processes import heed_signal, listener, signals
+from llmpq.processes import HOST, heed_signal, listener, signals
 from llmpq.profile.statistics import summary_ms
+from llmpq.slurm.run import Placement, nodes_job, tail
+from llmpq.slurm.script import LAUNCHES
 
 TIMEOUT_S = 120.0
 WARMUP = 3
@@ -50,7 +54,11 @@ def profile_links(
     if len(members) > 1:
         progress(f"links of {cluster['name']}: {len(members)} processes, {len(sizes)} payload sizes")
         repeats = max(20, 4 * int(settings["repeats"]))
-        timed = _run_processes(members, {"sizes": sizes, "repeats": repeats, "warmup": WARMUP, "delay_ms": delay_ms})
+        job = {"sizes": sizes, "repeats": repeats, "warmup": WARMUP, "delay_ms": delay_ms, "world": len(members)}
+        if cluster.get("launch", "local") in LAUNCHES:
+            timed = _run_on_nodes(cluster, job, Path(out).parent / f"{cluster['name']}.nodes", progress)
+        else:
+            timed = _run_processes(members, job)
         hand_off = {"hand_off": summary_ms([seconds for found in timed for seconds in found["hand_off_seconds"]])}
         for row in (row for found in timed for row in found["rows"]):
             sender, receiver = members[row["from"]]["name"], members[row["to"]]["name"]
@@ -69,11 +77,11 @@ def _run_processes(members: Sequence[Mapping[str, Any]], settings: Mapping[str, 
         raise LinkError(f"cluster.members {', '.join(away)} have an address or a prefix: links to other hosts cannot be timed yet")
     running: list[_Process] = []
     with signals() as wake, listener(0, LinkError, "port") as rendezvous, contextlib.ExitStack() as files:
-        meeting = {"world": len(members), "port": rendezvous.getsockname()[1], "listener": rendezvous.fileno()}
+        meeting = {"host": HOST, "port": rendezvous.getsockname()[1], "listener": rendezvous.fileno()}
         try:
             for rank, member in enumerate(members):
                 log, result = (files.enter_context(tempfile.TemporaryFile()) for _ in range(2))
-                job = {**settings, **meeting, "rank": rank, "cores": list(member.get("cores") or ()), "out": result.fileno()}
+                job = {**settings, **meeting, "rank": rank, "cores": list(member.get("cores") or ()), "threads": 0, "out": result.fileno()}
                 command = [sys.executable, "-m", "llmpq.profile.link_worker", str(os.getpid()), json.dumps(job)]
                 environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
                 shared = [result.fileno()] + ([rendezvous.fileno()] if rank == 0 else [])
@@ -87,6 +95,43 @@ def _run_processes(members: Sequence[Mapping[str, Any]], settings: Mapping[str, 
                 each.process.kill()
                 each.process.wait()
         return [each.found() for each in running]
+
+
+def _run_on_nodes(
+    cluster: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The same with the process of each member on its node of a Slurm cluster, all in one job; ``folder`` is removed in the end."""
+    folder = folder.absolute()
+    members = list(cluster["members"])
+    placement = Placement(members, cluster["types"], cluster["launch"], cluster["slurm"])
+    results = [folder / f"result-{rank}.json" for rank in range(len(members))]
+    tasks = [
+        {
+            **settings,
+            "rank": rank,
+            "cores": [],
+            "threads": cluster["types"][member["device"]]["cores"],
+            "out": str(results[rank]),
+            "log": str(folder / f"{member['name']}.log"),
+        }
+        for rank, member in enumerate(members)
+    ]
+    with nodes_job(f"links-{cluster['name']}", placement, tasks, "llmpq.profile.link_worker", folder, say) as (job, wait):
+        began: float | None = None
+        while not job.ended:
+            wait()
+            began = time.monotonic() if began is None and job.running else began
+            if began is not None and time.monotonic() - began > TIMEOUT_S:
+                raise LinkError(f"timing the links did not finish in {TIMEOUT_S:.0f} s; {job.failure()}{_tails(tasks)}")
+        if not all(state.good for state in job.states) or not all(path.is_file() for path in results):
+            raise LinkError(f"timing the links: {job.failure()}{_tails(tasks)}")
+        found = [dict(json.loads(path.read_text(encoding="utf-8"))) for path in results]
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _tails(tasks: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(tail(Path(task["log"])) for task in tasks)
 
 
 @dataclass(frozen=True)

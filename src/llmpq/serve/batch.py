@@ -14,7 +14,7 @@ from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
 from llmpq.serve.output import Outputs, write_results
-from llmpq.serve.place import cluster_of, longest_sequence, slots_of
+from llmpq.serve.place import cluster_of, longest_sequence, placement_of, slots_of
 from llmpq.serve.prediction import Prediction, predict
 from llmpq.serve.prompts import Prompts
 from llmpq.serve.request import Limits
@@ -66,11 +66,11 @@ def serve(
     directories = {"checkpoint_dir": str(checkpoint_dir), "quantised_dir": [str(folder) for folder in folders] if folders else None}
     jobs = stage_jobs(plan, cluster, spec, intake.requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": intake.sha256}
-    key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders, spec)}
     with _writing(places.results):
-        journal = Journal(places.journal, key, say)
+        journal = Journal(places.journal, {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders, spec)}, say)
     with journal:
-        run = Run(jobs, intake.requests, journal, options, places.logs, say)
+        name = f"serve-{settings.get('experiment', cluster['name'])}-{plan['strategy']}"
+        run = Run(jobs, intake.requests, journal, options, places.logs, say, placement_of(plan, cluster), name)
         reports = run.to_the_end()
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
         with _writing(places.results):
@@ -118,7 +118,7 @@ def _figures(
         "new_tokens": reports[0]["tokens"],
         "load_s": run.load_s,
         "restarts": run.restarts,
-        "speed_claimed": speed_claimed(jobs),
+        "speed_claimed": speed_claimed(jobs, None if run.placement is None else len(jobs)),
         "throughput": {"measured": measured, "predicted": prediction.throughput},
         "stages": results.stage_rows(plan, reports, measured["total_s"], prediction.simulation),
     }

@@ -170,6 +170,7 @@ def stage_jobs(
                 "kv_bytes": stage_kv_bytes(spec, stage["options"], settings.slots, capacity),
                 "address": _address(device, settings.address),
                 "prefix": list(device.get("prefix") or ()),
+                "threads": 0,
                 "budget_bytes": _budget(stage, device),
                 "workspace_bytes": stage["bytes"]["workspace"],
             }

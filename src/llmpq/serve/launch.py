@@ -14,44 +14,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llmpq.errors import ServeError
 from llmpq.processes import heed_signal, listener, signals
 from llmpq.serve.events import EventReader
+from llmpq.serve.faults import Stage, cause, fault, silence
 
 GRACE_S = 1.0  # after a first failure, for the others to fail too, so that the cause can be told from its consequences
 SLACK_S = 10.0  # beyond the stages' own time-out, which knows better who is silent
-LOG_TAIL_LINES = 15
-
-
-class StageLostError(ServeError):
-    """A stage died, hung or failed in a way that is no fault of its input: starting again may help."""
-
 
 OnEvent = Callable[[int, Mapping[str, Any]], None]
 
 
-@dataclass
-class StageProcess:
-    """One running stage."""
+@dataclass(kw_only=True)
+class StageProcess(Stage):
+    """One running stage: its process, and the pipe on which it says how it goes."""
 
-    rank: int
-    title: str
     process: "subprocess.Popen[bytes]"
     events: EventReader
-    log: Path
     pidfd: int = -1
-    failed: dict[str, Any] | None = None
-    done: dict[str, Any] | None = None
-    ended: bool = field(default=False)
-
-    def tail(self) -> str:
-        """The end of the log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join(f"  {line}" for line in lines) or "  (empty)"
 
 
 def run_stages(
@@ -103,7 +87,7 @@ class _Group:
                 command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment, pass_fds=shared, start_new_session=True
             )
         os.close(write_end)
-        stage = StageProcess(rank, job["title"], process, EventReader(read_end), log)
+        stage = StageProcess(rank, job["title"], log, process=process, events=EventReader(read_end))
         self._stages.append(stage)  # before anything else can fail: kill() ends what is here
         stage.pidfd = os.pidfd_open(process.pid)
         self._selector.register(stage.events.descriptor, selectors.EVENT_READ, stage)
@@ -116,8 +100,7 @@ class _Group:
             patience = timeout_s + SLACK_S if self._serving else load_timeout_s
             ready = self._selector.select(max(0.0, heard + patience - time.monotonic()))
             if not ready:
-                silent = "; ".join(f"{stage.title}\n{stage.tail()}" for stage in self._stages if not stage.ended)
-                raise StageLostError(f"nothing happened for {patience:g} s; the stages' logs end:\n{silent}")
+                raise silence(self._stages, patience)
             for key, _ in ready:
                 if key.data is None:
                     heed_signal(wake)
@@ -149,34 +132,14 @@ class _Group:
                 stage.failed = {"message": _death(code), "expected": False, "blames": None}
         return count > 0
 
-    def _raise_failure(self, wake: int) -> None:
+    def _raise_failure(self, wake: int) -> NoReturn:
         until = time.monotonic() + GRACE_S
-        while not (cause := self._cause(certain=True)) and time.monotonic() < until:
+        while not cause(self._stages, certain=True) and time.monotonic() < until:
             for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
                 if key.data is None:
                     heed_signal(wake)
                 self._take(key.data)
-        cause = cause or self._cause(certain=False)
-        assert cause is not None
-        assert cause.failed is not None
-        blames = cause.failed["blames"]
-        if cause.failed["expected"] and blames is None:
-            raise ServeError(f"{cause.title}: {cause.failed['message']}")
-        # A stage that hangs cannot say so: the one that waited for it does, but the fault, and the log that may tell why, are its own.
-        culprit = next((stage for stage in self._stages if stage.rank == blames and stage.failed is None), cause)
-        said_by = f" (as {cause.title} says)" if culprit is not cause else ""
-        raise StageLostError(f"{culprit.title}: {cause.failed['message']}{said_by}\nIts log {culprit.log} ends:\n{culprit.tail()}")
-
-    def _cause(self, certain: bool) -> StageProcess | None:
-        """The stage at fault: one that does not blame another, or failing that one that blames a stage which has not failed itself."""
-        failed = [stage for stage in self._stages if stage.failed is not None]
-        for stage in failed:
-            if stage.failed is not None and stage.failed["blames"] is None:
-                return stage
-        if certain:
-            return None
-        ranks = {stage.rank for stage in failed}
-        return next((stage for stage in failed if stage.failed is not None and stage.failed["blames"] not in ranks), failed[0])
+        raise fault(self._stages)
 
     def kill(self) -> None:
         for stage in self._stages:

@@ -4,8 +4,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from llmpq.errors import ServeError
 from llmpq.model.spec import ModelSpec
 from llmpq.serve.job import MIB, device_of, stage_kv_bytes, usable_bytes
+from llmpq.slurm.run import Placement
+from llmpq.slurm.script import LAUNCHES
 
 
 def cluster_of(plan: Mapping[str, Any], cores: list[int] | None = None) -> dict[str, Any]:
@@ -19,6 +22,21 @@ def cluster_of(plan: Mapping[str, Any], cores: list[int] | None = None) -> dict[
         for rank, stage in enumerate(stages)
     ]
     return {"name": "plan", "types": types, "members": members}
+
+
+def placement_of(plan: Mapping[str, Any], cluster: Mapping[str, Any]) -> Placement | None:
+    """The nodes that a plan's stages are started on, in their order; None where they are processes of this machine.
+
+    Raises ServeError for a cluster that is planned for but cannot be run.
+    """
+    launch = cluster.get("launch", "local")
+    if launch == "local":
+        return None
+    if launch not in LAUNCHES:
+        raise ServeError(f"cluster '{cluster['name']}' has launch '{launch}', so nothing can be served on it; use {', '.join(LAUNCHES)}")
+    members = {member["name"]: member for member in cluster["members"]}
+    chosen = [members[device_of(cluster, stage, rank)["name"]] for rank, stage in enumerate(plan["stages"])]
+    return Placement(chosen, cluster["types"], launch, cluster["slurm"])
 
 
 def slots_of(plan: Mapping[str, Any], problem: Mapping[str, Any] | None, requests: int = 0) -> int:

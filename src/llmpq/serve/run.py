@@ -9,16 +9,20 @@ from typing import Any
 from llmpq.errors import ServeError
 from llmpq.progress import time_left
 from llmpq.quant.layer_index import combined_digest
+from llmpq.serve.faults import StageLostError
 from llmpq.serve.job import Settings
 from llmpq.serve.journal import Journal
-from llmpq.serve.launch import StageLostError, run_stages
+from llmpq.serve.launch import run_stages
+from llmpq.serve.nodes import run_on_nodes
+from llmpq.slurm.run import Placement
 
 BACKOFF_S = 1.0  # before the first automatic restart; doubled each time
 
 
 @dataclass
 class Run:
-    """Serves the ``requests`` that the journal lacks; ``attempted``, ``load_s`` and ``weights`` are those of the last attempt."""
+    """Serves the ``requests`` that the journal lacks, here or (``placement``) on nodes; ``attempted``, ``load_s`` and ``weights`` are those
+    of the last attempt. ``name`` is for whoever looks at the queue."""
 
     jobs: Sequence[dict[str, Any]]
     requests: Sequence[Mapping[str, Any]]
@@ -26,6 +30,8 @@ class Run:
     settings: Settings
     log_dir: Path
     say: Callable[[str], None]
+    placement: Placement | None = None
+    name: str = "serve"
     attempted: Sequence[Mapping[str, Any]] = ()
     restarts: int = 0
     load_s: float = 0.0
@@ -68,14 +74,10 @@ class Run:
         self.attempted, self.load_s, self._warm_at = missing, 0.0, 0.0
         self._wanted_tokens = sum(request["max_new_tokens"] for request in missing)
         jobs = [{**job, "requests": missing} if job["rank"] == 0 else job for job in self.jobs]
-        return run_stages(
-            jobs,
-            self.log_dir,
-            port=self.settings.port,
-            load_timeout_s=self.settings.load_timeout_s,
-            timeout_s=self.settings.timeout_s,
-            on_event=self._on_event,
-        )
+        patience = {"load_timeout_s": self.settings.load_timeout_s, "timeout_s": self.settings.timeout_s}
+        if self.placement is not None:
+            return run_on_nodes(jobs, self.placement, self.name, self.log_dir, **patience, on_event=self._on_event, say=self.say)
+        return run_stages(jobs, self.log_dir, port=self.settings.port, **patience, on_event=self._on_event)
 
     def _on_event(self, rank: int, event: Mapping[str, Any]) -> None:
         if event["event"] == "finished":

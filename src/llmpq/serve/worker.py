@@ -1,8 +1,9 @@
-"""The process of one stage. Started by llmpq.serve.launch as ``python -m llmpq.serve.worker``; not meant to be called by hand.
+"""The process of one stage. Started by its launcher as ``python -m llmpq.serve.worker …``; not meant to be called by hand.
 
-It reads its job (JSON) from standard input, tells the launcher what happens through the pipe whose descriptor is its second argument, and
-writes its log to standard error. It dies with its launcher, the process of the first argument; the third is its rank, for whoever looks at
-the list of processes.
+On the launcher's own machine (llmpq.serve.launch) it reads its job (JSON) from standard input, tells the launcher what happens through the
+pipe whose descriptor is its second argument, and writes its log to standard error. It dies with its launcher, the process of the first
+argument; the third is its rank, for whoever looks at the list of processes. On a node of a cluster (llmpq.serve.nodes, ``--task FOLDER``)
+all of this goes through files of a folder that both share.
 """
 
 import datetime
@@ -13,13 +14,15 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmpq.emulation import Emulator
 from llmpq.errors import LlmpqError, ServeError
 from llmpq.processes import die_with, interface_of
-from llmpq.serve.events import EventWriter
+from llmpq.serve.events import EventWriter, event_path, events_file
 from llmpq.serve.ledger import Ledger, anonymous_bytes
+from llmpq.slurm.task import meet, own_address, read_task
 
 if TYPE_CHECKING:
     from llmpq.serve.pipeline import Pipeline
@@ -33,11 +36,9 @@ _ENDED_BY_ERROR = 3
 
 def main() -> None:
     """Run the job; the exit status is 0 when all went well."""
-    launcher, events = int(sys.argv[1]), EventWriter(int(sys.argv[2]))
-    die_with(launcher, _ENDED_BY_ERROR)
+    job, events = _task(Path(sys.argv[2])) if sys.argv[1] == "--task" else _piped(int(sys.argv[1]), int(sys.argv[2]))
     status = 0
     try:
-        job = json.load(sys.stdin)
         _run(job, events)
     except LlmpqError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,8 +53,20 @@ def main() -> None:
     os._exit(status)
 
 
+def _piped(launcher: int, descriptor: int) -> tuple[dict[str, Any], EventWriter]:
+    """The job and the pipe from a launcher on this machine."""
+    die_with(launcher, _ENDED_BY_ERROR)
+    return json.load(sys.stdin), EventWriter(descriptor)
+
+
+def _task(folder: Path) -> tuple[dict[str, Any], EventWriter]:
+    """The job and the file of events from a launcher elsewhere."""
+    job = read_task(folder)
+    return job, events_file(event_path(folder, job["rank"]))
+
+
 def _run(job: dict[str, Any], events: EventWriter) -> None:
-    emulator = Emulator(job["slowdown"], job["cores"])
+    emulator = Emulator(job["slowdown"], job["cores"], job["threads"])
     emulator.pin()
     import torch
 
@@ -138,10 +151,12 @@ def _connect(job: dict[str, Any], stage: "Stage") -> tuple["Sender | None", "Rec
 
     from llmpq.serve.transport import Receiver, Sender
 
-    os.environ["GLOO_SOCKET_IFNAME"] = interface_of(job["address"], ServeError)  # gloo listens there, and nowhere else
-    wait = datetime.timedelta(seconds=job["load_timeout_s"])
-    descriptor = {"master_listen_fd": job["listener"]} if rank == 0 else {}
-    store = dist.TCPStore(job["host"], job["port"], stages, rank == 0, wait, wait_for_workers=False, **descriptor)
+    wait, on_node = datetime.timedelta(seconds=job["load_timeout_s"]), "task_dir" in job
+    if not (on_node and "GLOO_SOCKET_IFNAME" in os.environ):  # gloo listens there, and nowhere else; a site may name its network
+        os.environ["GLOO_SOCKET_IFNAME"] = interface_of(own_address(os.environ) if on_node else job["address"], ServeError)
+    place = meet(Path(job["task_dir"]), rank == 0, job["load_timeout_s"]) if on_node else job
+    descriptor = {"master_listen_fd": place["listener"]} if rank == 0 else {}
+    store = dist.TCPStore(place["host"], place["port"], stages, rank == 0, wait, wait_for_workers=False, **descriptor)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=wait)
     dist.barrier()
     incoming, outgoing = _buffers(job)
