@@ -39,6 +39,7 @@ ORDER = (
     "catalogue",
     "bench-plan",
     "bench-serve",
+    "bench-faults",
 )  # the way the work flows; others follow by name
 
 
