@@ -3,18 +3,16 @@
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import serve_cases
 import yaml
+from process_cases import heed_interrupts, leave_nothing
 from slurm_site import Site
 
 ROOT = Path(__file__).parents[2]
@@ -140,31 +138,5 @@ def started(site: Site, folder: Path, *arguments: str, overrides: Sequence[str] 
         try:
             yield process
         finally:
-            for each in processes(process.pid):
-                each.kill()
+            leave_nothing(process.pid)
             process.wait()
-
-
-def heed_interrupts() -> None:
-    """Tests that were started with ``&`` ignore SIGINT, and so would all that they start."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def processes(pid: int) -> list[psutil.Process]:
-    """A process and all that it started."""
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def wait_for(condition: Any, seconds: float, what: str) -> Any:
-    """The first true value of ``condition()``; an error naming ``what`` when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise TimeoutError(f"waited {seconds} s for {what}")

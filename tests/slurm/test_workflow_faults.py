@@ -11,7 +11,8 @@ import clone_cases
 import nodes_cases
 import psutil
 import pytest
-from clone_cases import EXPERIMENT, RUN, make_clone, started, wait_for
+from clone_cases import EXPERIMENT, RUN, make_clone, started
+from process_cases import wait_for
 from slurm_site import Site
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.timeout(1800)]

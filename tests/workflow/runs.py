@@ -1,7 +1,6 @@
 """Snakemake as a user runs it: a process in a folder of its own, with the prepared model and texts of the repository."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from process_cases import heed_interrupts, leave_nothing, processes
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "smoke"
@@ -60,7 +60,7 @@ def started(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=_heed_interrupts,
+        preexec_fn=heed_interrupts,
     )
     try:
         yield process
@@ -68,36 +68,6 @@ def started(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         leave_nothing(process.pid)
         process.wait()
         output.close()
-
-
-def _heed_interrupts() -> None:
-    """Tests that were started with ``&`` ignore SIGINT, and so would all that they start."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def leave_nothing(pid: int) -> None:
-    for each in processes(pid):
-        each.kill()
-
-
-def processes(pid: int) -> list[psutil.Process]:
-    """A process and all that it started."""
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def wait_for(condition: Any, seconds: float, what: str) -> Any:
-    """The first true value of ``condition()``; an error naming ``what`` when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise TimeoutError(f"waited {seconds} s for {what}")
 
 
 def workers(pid: int) -> list[psutil.Process]:

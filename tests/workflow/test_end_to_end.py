@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from runs import EXPERIMENT, ROOT, Ran, mlflow_runs, processes, run, started, wait_for, workers
+from process_cases import processes, wait_for
+from runs import EXPERIMENT, ROOT, Ran, mlflow_runs, run, started, workers
 
 from llmpq import artifacts
 from llmpq.config import compose

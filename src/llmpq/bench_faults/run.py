@@ -4,7 +4,7 @@ import contextlib
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,9 @@ class Bench:
             self.say(f"{served.folder} is kept: {'; '.join(trial.complaints)}")
         else:
             shutil.rmtree(served.folder)
-        verdict = judge(trial.results, reference.tokens, reference.margins)
-        return Line(
-            **before,
-            fault=fault,
-            schedule=schedule,
-            seed=seed,
-            status="; ".join(trial.complaints)[:1000] or OK,
-            injected=trial.injected,
-            moments=trial.moments,
-            **vars(verdict),
-            restarts=trial.restarts,
-            starts=trial.starts,
-            seconds=round(time.monotonic() - started, 1),
-            reaction_s=round(max(trial.reactions_s), 2) if trial.reactions_s else None,
+        reaction = round(max(trial.reactions_s), 2) if trial.reactions_s else None
+        return line_of(
+            trial, {**before, "fault": fault, "schedule": schedule, "seed": seed}, time.monotonic() - started, reaction_s=reaction
         )
 
     def _reference(self, schedule: str, requests: int) -> Reference:
@@ -113,6 +102,22 @@ def about() -> dict[str, Any]:
     """What each line says of where and when it was taken."""
     parts = ("serve", "model", "quant", "bench_faults")
     return {"date": now(), "revision": revision(*parts), "code": code_digest(*CODE), "machine": machine(), "load": load()}
+
+
+def line_of(trial: Trial, labels: Mapping[str, Any], seconds: float, **more: Any) -> Line:
+    """What became of ``trial`` in ``seconds``; ``labels`` say which it was, ``more`` are further fields of the line."""
+    reference = trial.reference
+    return Line(
+        **labels,
+        status="; ".join(trial.complaints)[:1000] or OK,
+        injected=trial.injected,
+        moments=trial.moments,
+        **vars(judge(trial.results, reference.tokens, reference.margins)),
+        restarts=trial.restarts,
+        starts=trial.starts,
+        seconds=round(seconds, 1),
+        **more,
+    )
 
 
 def shown(line: Line) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from llmpq.bench_faults.faults import Trial
 from llmpq.bench_faults.growth import Sampler
-from llmpq.bench_faults.record import OK, SOAK, Line
-from llmpq.bench_faults.run import about
+from llmpq.bench_faults.record import SOAK, Line
+from llmpq.bench_faults.run import about, line_of
 from llmpq.bench_faults.served import Command, Model, Reference, Served, request_rows
-from llmpq.bench_faults.verdict import judge
 
 REQUESTS, SLOTS, LONGEST_ANSWER = 10_000, 16, 16
 KILLS = 3
@@ -44,23 +43,9 @@ def soak(minutes: float, schedule: str, seed: int, work: Path, say: Callable[[st
         trial.end(command, timeout_s=60 * minutes + HANGS_S)
         seconds = time.monotonic() - started
     trial.expect(seconds >= 60 * minutes, f"the run lasted {seconds / 60:.1f} minutes only")
-    verdict = judge(trial.results, reference.tokens, reference.margins)
     if not trial.complaints:
         shutil.rmtree(folder)
-    return Line(
-        **before,
-        fault=SOAK,
-        schedule=schedule,
-        seed=seed,
-        status="; ".join(trial.complaints)[:1000] or OK,
-        injected=trial.injected,
-        moments=trial.moments,
-        **vars(verdict),
-        restarts=trial.restarts,
-        starts=trial.starts,
-        seconds=round(seconds, 1),
-        lives=sampler.lives(),
-    )
+    return line_of(trial, {**before, "fault": SOAK, "schedule": schedule, "seed": seed}, seconds, lives=sampler.lives())
 
 
 def _kill_in_thirds(trial: Trial, command: Command, seconds: float) -> None:

@@ -28,12 +28,12 @@ _KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 class Vllm(CompressedTensors):
     """compressed-tensors with what vLLM has kernels for on ``platform``."""
 
+    name = "vllm"
+
     def __init__(self, platform: str = "cuda") -> None:
         if platform not in PLATFORMS:
             raise ExportError(f"--platform '{platform}' is unknown; known are {', '.join(PLATFORMS)}")
         self.platform = platform
-
-    name = "vllm"
 
     def own_refusal(self, option: WeightOption) -> str | None:
         if self.platform == "cpu" and option.bits == 8 and not option.quantises_activations:
@@ -58,14 +58,6 @@ class Launch:
         """Name → text of what lies beside the checkpoint."""
         return {SETTINGS: self._settings(), LAUNCHER: self._launcher()}
 
-    def environment(self, cores: list[str] | None = None) -> dict[str, str]:
-        """What vLLM reads from its environment; ``cores`` of each stage on the CPU, as ``0-3`` or ``0,2``."""
-        found = {"VLLM_PP_LAYER_PARTITION": ",".join(map(str, self.partition))}
-        if self.platform == "cpu":
-            found["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(self.engine["kv_cache_memory_bytes"] / _GIB))
-            found["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(cores or [str(core) for core in range(len(self.partition))])
-        return found
-
     def _settings(self) -> str:
         given = dict(self.engine)
         if self.platform == "cpu":
@@ -74,10 +66,12 @@ class Launch:
         return "# Read by `vllm serve --config`; written by llmpq export.\n" + "\n".join(lines) + "\n"
 
     def _launcher(self) -> str:
-        stages = [f"#   {number}: {device}, {layers} layers" for number, (device, layers) in enumerate(self._named())]
-        environment = self.environment()
+        named = zip(self.devices, self.partition, strict=True)
+        stages = [f"#   {number}: {device}, {layers} layers" for number, (device, layers) in enumerate(named)]
+        environment = {"VLLM_PP_LAYER_PARTITION": ",".join(map(str, self.partition))}
         if self.platform == "cpu":
-            cores = environment.pop("VLLM_CPU_OMP_THREADS_BIND")
+            environment["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(self.engine["kv_cache_memory_bytes"] / _GIB))
+            cores = "|".join(map(str, range(len(self.partition))))
             places = f'export VLLM_CPU_OMP_THREADS_BIND="${{CORES:-{cores}}}"  # cores of each stage, in the order above'
         else:
             count = len(self.partition) * self.engine["tensor_parallel_size"]
@@ -94,9 +88,6 @@ class Launch:
             'exec vllm serve "$here" --config "$here/vllm.yaml" --host "${HOST:-127.0.0.1}" --port "${PORT:-8000}" "$@"',
             "",
         ])  # fmt: skip
-
-    def _named(self) -> list[tuple[str, int]]:
-        return list(zip(self.devices, self.partition, strict=True))
 
 
 def launch(plan: Mapping[str, Any], problem: Mapping[str, Any], spec: ModelSpec, platform: str, dtype: str) -> Launch:

@@ -66,11 +66,11 @@ def serve(
     directories = {"checkpoint_dir": str(checkpoint_dir), "quantised_dir": [str(folder) for folder in folders] if folders else None}
     jobs = stage_jobs(plan, cluster, spec, intake.requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": intake.sha256}
+    key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders, spec)}
     with _writing(places.results):
-        journal = Journal(places.journal, {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders, spec)}, say)
+        journal = Journal(places.journal, key, say)
     with journal:
-        name = f"serve-{settings.get('experiment', cluster['name'])}-{plan['strategy']}"
-        run = Run(jobs, intake.requests, journal, options, places.logs, say, placement_of(plan, cluster), name)
+        run = Run(jobs, intake.requests, journal, options, places.logs, say, placement_of(plan, cluster), _name(settings, cluster, plan))
         reports = run.to_the_end()
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
         with _writing(places.results):
@@ -83,6 +83,11 @@ def serve(
             document = artifacts.write(places.serve, "serve", body, source=labels["source"], inputs=inputs, config=config)
             journal.remove()
     return document
+
+
+def _name(settings: Mapping[str, Any], cluster: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """For whoever looks at a queue."""
+    return f"serve-{settings.get('experiment', cluster['name'])}-{plan['strategy']}"
 
 
 @contextmanager

@@ -25,6 +25,13 @@ class Stage:
     done: dict[str, Any] | None = None
     ended: bool = False
 
+    def last_word(self, event: dict[str, Any]) -> bool:
+        """Take ``event`` where it is the stage's last word; returns whether it was."""
+        if event["event"] not in ("failed", "done"):
+            return False
+        setattr(self, event["event"], event)
+        return True
+
     def tail(self) -> str:
         """The end of the log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""

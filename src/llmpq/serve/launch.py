@@ -117,11 +117,7 @@ class _Group:
         count = 0
         for event in stage.events.read():
             count += 1
-            if event["event"] == "failed":
-                stage.failed = event
-            elif event["event"] == "done":
-                stage.done = event
-            else:
+            if not stage.last_word(event):
                 self._serving = self._serving or event["event"] == "warm"
                 self._on_event(stage.rank, event)
         if code is not None:

@@ -81,11 +81,7 @@ class _Watcher:
         for stage in self._stages:
             for event in self._readers[stage.rank].read():
                 count += 1
-                if event["event"] == "failed":
-                    stage.failed = event
-                elif event["event"] == "done":
-                    stage.done = event
-                else:
+                if not stage.last_word(event):
                     self._serving = self._serving or event["event"] == "warm"
                     self._on_event(stage.rank, event)
         return count > 0
