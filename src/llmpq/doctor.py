@@ -125,10 +125,16 @@ def _kernels() -> Iterator[Finding]:
     """Quantise one matrix to each option, multiply by the kernel that would serve it, and compare with fp32."""
     import torch
 
+    from llmpq.native.library import NativeMissingError, library
     from llmpq.quant.kernels.cpu import make_linear
     from llmpq.quant.options import USUAL, outlier_count, weight_option
     from llmpq.quant.quantise import nearest
 
+    try:
+        library()
+        yield Finding("kernels", "ok", "attention over the cache, norms and activations: in C, compiled for this processor")
+    except NativeMissingError as missing:
+        yield Finding("kernels", "note", f"attention over the cache, norms and activations: by torch, up to twice as slow; {missing}")
     torch.manual_seed(0)
     torch.set_num_threads(1)  # as each emulated device has
     rows, inputs, outputs = SHAPE

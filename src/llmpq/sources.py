@@ -16,7 +16,9 @@ def code_digest(*modules: str, package: Path = PACKAGE) -> str:
     """Digest of ``modules`` (``llmpq.quant.gptq``; ``llmpq.model.families.*`` is a whole package) and of all they import inside llmpq."""
     digest = hashlib.sha256()
     for name in sorted(closure(*modules, package=package)):
-        digest.update(f"{name}\0".encode() + _file(name, package).read_bytes() + b"\0")  # type: ignore[union-attr]
+        file: Path = _file(name, package)  # type: ignore[assignment]
+        beside = file.with_suffix(".c")  # what a module compiles is called like it
+        digest.update(f"{name}\0".encode() + file.read_bytes() + (beside.read_bytes() if beside.is_file() else b"") + b"\0")
     return digest.hexdigest()[:16]
 
 

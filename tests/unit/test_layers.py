@@ -10,7 +10,7 @@ from llmpq.sources import PACKAGE, all_modules, closure
 # What each part may import besides itself. `quant` and `model` know each other: a layer is made of packed operators, and
 # quantising runs layers.
 BASE = {"errors", "artifacts", "schemas", "planless"}
-MODEL = {"model", "quant", "sources", "progress"}
+MODEL = {"model", "native", "quant", "sources", "progress"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "artifacts": {"errors", "schemas"},
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark_texts": BASE,
     "text": BASE | {"benchmark_texts", "model", "wikitext"},
     "workload": BASE | {"model", "text"},
+    "native": set(),
     "model": BASE | MODEL,
     "quant": BASE | MODEL,
     "profile": BASE | MODEL | {"emulation", "processes", "slurm"},

@@ -13,20 +13,22 @@ PROMPT_TOKENS, NEW_TOKENS = 128, 64
 BATCHES = (16, 64)
 TARGET_BATCH = 16
 
-REFERENCE = "llmpq 16"
+REFERENCE, BFLOAT = "llmpq 16", "llmpq bf16"
 OURS = {
     one.name: one
     for one in (
         Ours(REFERENCE, "16"),
+        Ours(BFLOAT, "bf16", head="bf16"),
         Ours("llmpq 8", "8"),
         Ours("llmpq w8a8", "w8a8"),
         Ours("llmpq w8a8-outlier", "w8a8-outlier"),
+        Ours("llmpq w8a8-outlier bf16-head", "w8a8-outlier", head="bf16"),
         Ours("llmpq w8a8-outlier w8a8-head", "w8a8-outlier", head="w8a8"),
     )
 }
 """Embedding and head at 16 bits unless the name says otherwise."""
 
-TWO_STAGES = (REFERENCE, "llmpq w8a8-outlier")
+TWO_STAGES = (REFERENCE, BFLOAT, "llmpq w8a8-outlier")
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,17 @@ class Target:
     ratio: float
 
 
-# The 8-bit targets hold for whichever of our 8-bit systems is accurate enough (PERPLEXITY_RATIO).
-EIGHT_BIT = tuple(name for name in OURS if name != REFERENCE)
+# The targets hold for whichever of our systems of 16 and of 8 bits is accurate enough (PERPLEXITY_RATIO).
+SIXTEEN_BIT = (REFERENCE, BFLOAT)
+EIGHT_BIT = tuple(name for name in OURS if name not in SIXTEEN_BIT)
 TARGETS = (
-    Target(REFERENCE, TRANSFORMERS, 2, 2.2),
-    Target(REFERENCE, TRANSFORMERS, 1, 1.8),
-    Target(REFERENCE, VLLM, 2, 1.5),
+    *(Target(name, TRANSFORMERS, threads, ratio) for name in SIXTEEN_BIT for threads, ratio in ((2, 2.2), (1, 1.8))),
+    *(Target(name, VLLM, 2, 1.5) for name in SIXTEEN_BIT),
     *(Target(name, peer, 2, 1.5) for name in EIGHT_BIT for peer in (OPENVINO_4, OPENVINO_8, OPENVINO_GGUF)),
 )
 STRETCH = 2.0  # of the targets against openvino-genai
 PERPLEXITY_RATIO = 1.02  # of 8 bit to our own 16 bit
-FLOOR_RATIO = {REFERENCE: 1.4, **dict.fromkeys(EIGHT_BIT, 2.0)}  # total time over the floor, at most
+FLOOR_RATIO = {**dict.fromkeys(SIXTEEN_BIT, 1.4), **dict.fromkeys(EIGHT_BIT, 2.0)}  # total time over the floor, at most
 STAGES_SHARE = 0.9  # of one process with two threads, for two stages with one each
 
 QUALITY_REGION, QUALITY_WINDOWS, QUALITY_TOKENS = (0.5, 1.0), 8, 512

@@ -21,7 +21,7 @@ from llmpq.quant.options import weight_option
 from llmpq.schedule.batches import waves
 
 KV_ITEM_BYTES = KV_DTYPE.itemsize
-CLASSES = ("32", "16", "8", "w8a8")
+CLASSES = ("32", "16", "bf16", "8", "w8a8")
 """Kernels whose rates are measured, by the option they serve."""
 
 

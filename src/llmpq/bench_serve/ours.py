@@ -12,6 +12,7 @@ from llmpq import artifacts
 from llmpq.bench_serve.memory import StagePeaks
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.bytes import kv_layer_bytes
+from llmpq.quant.options import weight_option
 from llmpq.schedule.batches import balanced
 from llmpq.serve.batch import serve
 
@@ -33,6 +34,11 @@ class Ours:
 
     def options(self, spec: ModelSpec) -> list[str]:
         return [self.option] * spec.layers
+
+    def folders(self, quantised: Sequence[Path]) -> list[str] | None:
+        """Those of ``quantised`` where its weights lie; None where they come straight from the checkpoint."""
+        needed = any(weight_option(option).quantised for option in (self.option, self.embedding, self.head))
+        return [str(path) for path in quantised] if needed else None
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,17 @@ def run_ours(
             if _LOADED in text:
                 peaks.loaded()
 
-        folders = [str(path) for path in quantised] or None
         settings = {"slots": rows, "ignore_eos": True, "timeout_s": 600.0}
-        given = (home / "plan.json", None, home / "workload.json", cluster(stages, threads), checkpoint, folders, home / "out", settings)
+        given = (
+            home / "plan.json",
+            None,
+            home / "workload.json",
+            cluster(stages, threads),
+            checkpoint,
+            system.folders(quantised),
+            home / "out",
+            settings,
+        )
         document = serve(*given, say=heard)
         measured = document["throughput"]["measured"]
         lines = (home / "out" / "requests.jsonl").read_text(encoding="utf-8").splitlines()

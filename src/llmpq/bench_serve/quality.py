@@ -37,5 +37,5 @@ def _evaluated(checkpoint: Path, quantised: list[Path], system: Ours, texts: Seq
     cut = {"windows": QUALITY_WINDOWS, "tokens": QUALITY_TOKENS}
     windows = {text.stem: torch.tensor(scored_windows(tokenizer, text, QUALITY_REGION, **cut)) for text in texts}
     options, ends = system.options(ModelSpec.from_directory(checkpoint)), (system.embedding, system.head)
-    body = evaluate_quality(checkpoint, quantised or None, options, windows, ends=ends, progress=lambda _: None)
+    body = evaluate_quality(checkpoint, system.folders(quantised), options, windows, ends=ends, progress=lambda _: None)
     return {str(row["text"]): float(row["perplexity"]) for row in body["texts"]}

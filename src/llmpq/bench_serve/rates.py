@@ -9,6 +9,7 @@ import torch
 from llmpq.bench.isolated import in_fresh_process
 from llmpq.bench_serve.floor import CLASSES, Rates
 from llmpq.quant.kernels.cpu import make_linear
+from llmpq.quant.options import weight_option
 
 SHAPES = ((2048, 2048, 2048), (1024, 1536, 576), (1024, 576, 1536))
 """(rows, outputs, inputs): a large square product, and the model's own widths at many rows. The best of them is the rate."""
@@ -34,7 +35,7 @@ def _measured(cores: list[int], shapes: tuple[tuple[int, int, int], ...], second
 
 def _rate(option: str, rows: int, out_features: int, in_features: int, seconds: float) -> float:
     """Operations per second of ``option``'s kernel on fp32 rows [rows, in]."""
-    if option in ("32", "16"):
+    if not weight_option(option).quantised:
         tensors = {"weight": torch.randn(out_features, in_features) / in_features**0.5}
     else:
         codes = torch.randint(-127, 128, (out_features, in_features), dtype=torch.int8)

@@ -59,7 +59,7 @@ def targets(groups: Groups, spec: ModelSpec) -> list[str]:
         ratio = quotient(speed(groups, target.system, case), speed(groups, target.of, case))
         quality = perplexity_ratio(groups, target.system)
         accurate = "" if quality is None else f"; perplexity × {quality:.3f}{'' if quality <= cases.PERPLEXITY_RATIO else ', too high'}"
-        note = accurate if target.system in cases.EIGHT_BIT else ""
+        note = accurate if target.system != cases.REFERENCE else ""
         rows.append([f"{target.system} over {target.of}", _threads(case), verdict(ratio, target.ratio) + note])
     for system, most in cases.FLOOR_RATIO.items():
         for threads in (1, 2):

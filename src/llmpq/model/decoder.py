@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmpq.model.cache import FORMATS, KeysValues
+from llmpq.model.cache import FORMATS, KeysValues, Plain
 from llmpq.model.positions import DecodeContext, PrefillContext, rotate
 from llmpq.model.spec import ModelSpec
+from llmpq.native import available, kernels
 from llmpq.quant.options import DEFAULT_KV
 
 Operator = Callable[[Tensor], Tensor]
@@ -28,6 +29,8 @@ class Norm:
         self.weight, self.bias = weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.rms and available():
+            return kernels.rms_norm(x.contiguous(), self.weight, self.eps)
         if self.rms:
             return F.rms_norm(x, self.shape, self.weight, self.eps)
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
@@ -74,6 +77,8 @@ class DecoderLayer:
     def _mlp(self, x: Tensor) -> Tensor:
         if not self.spec.gated:
             return self.down(self.activation(self.up(x)))
+        if self.spec.activation == "silu" and available():
+            return self.down(kernels.silu_mul(self.up(x)))
         gate, up = self.up(x).chunk(2, -1)
         return self.down(self.activation(gate) * up)
 
@@ -103,6 +108,11 @@ class DecoderLayer:
         return self.o(mixed.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def _attend_cache(self, x: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
+        if available() and isinstance(self.kv_format, Plain):
+            heads = self._heads(x, None)
+            (keys,), (values,) = cache
+            mixed = kernels.decode_attention(*heads, (keys, values), context.positions, context.length, context.rotary, context.slopes)
+            return self.o(mixed.view(*x.shape[:-1], -1))
         queries, keys, values = self._heads(x, context.rotary)
         for stored, new in zip(cache, (keys, values), strict=True):
             for place, part in zip(stored, self.kv_format.pack(new), strict=True):

@@ -1,5 +1,6 @@
 """Where a token stands: rotary tables and ALiBi slopes, and the work on them that is done once per call for all layers of a stage."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -62,7 +63,20 @@ class DecodeContext:
     common: int | None  # the position when it is the same in all rows
     length: int  # cache positions looked at: the longest row
     rotary: tuple[Tensor, Tensor] | None
-    bias: Tensor | None  # broadcastable to [rows, kv_heads, group, length]; None: no position is hidden
+    slopes: Tensor | None  # [heads] of ALiBi
+    kv_heads: int
+
+    @functools.cached_property
+    def bias(self) -> Tensor | None:
+        """What hides positions and what ALiBi adds, broadcastable to [rows, kv_heads, group, length]; None: nothing."""
+        bias = None
+        if self.common is None:
+            hidden = torch.arange(self.length) > self.positions[:, None]
+            bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None, :]
+        if self.slopes is not None:
+            alibi = (self.slopes[:, None] * torch.arange(self.length)).view(1, self.kv_heads, -1, self.length)
+            bias = alibi if bias is None else alibi + bias
+        return bias
 
 
 class Positions:
@@ -99,11 +113,4 @@ class Positions:
         if self._tables is not None:
             cos, sin = self._tables
             rotary = (cos[common], sin[common]) if common is not None else (cos[positions], sin[positions])
-        bias = None
-        if common is None:
-            hidden = torch.arange(length) > positions[:, None]
-            bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None, :]
-        if self._slopes is not None:
-            alibi = (self._slopes[:, None] * torch.arange(length)).view(1, self.spec.kv_heads, self.spec.group, length)
-            bias = alibi if bias is None else alibi + bias
-        return DecodeContext(positions, torch.arange(len(places)), common, length, rotary, bias)
+        return DecodeContext(positions, torch.arange(len(places)), common, length, rotary, self._slopes, self.spec.kv_heads)

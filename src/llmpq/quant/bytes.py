@@ -67,6 +67,8 @@ def resident_linear_bytes(option: str, out_features: int, in_features: int, outl
             return weights * 4
         case "fp16":
             return 2 * _padded(_HALF_BLOCKS[instruction_set()], out_features, in_features)
+        case "bf16":
+            return weights * 2
         case "int8":
             return weights + out_features * SCALE_BYTES
         case "int8-dynamic":

@@ -24,7 +24,7 @@ from llmpq.quant.kernels.cpu import check_half_range
 from llmpq.quant.layer_index import HEADER_KEYS, SCHEMA, VERSION, Place, damaged, place_name, read_header
 from llmpq.quant.options import weight_option
 
-_PARTS = {"float": {"weight"}, "fp16": {"weight"}}
+_PARTS = {"float": {"weight"}, "fp16": {"weight"}, "bf16": {"weight"}}
 _OWN_TYPES = {"bnb-int8": {"scales": torch.float32}}
 _TYPES = {"scales": torch.bfloat16, "offsets": torch.bfloat16, "outlier_columns": torch.int32, "outlier_weight": torch.float32}
 
@@ -68,11 +68,11 @@ def tensors_sha256(named: Mapping[str, Tensor]) -> str:
 
 
 def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: Place, option: str) -> LayerTensors:
-    """A layer or end at options that need no quantiser (``32``, ``16``) from canonical checkpoint tensors (Checkpoint.layer …)."""
+    """A layer or end that needs no quantiser (``32``, ``16``, ``bf16``) from canonical checkpoint tensors (Checkpoint.layer …)."""
     known = weight_option(option)
     if known.quantised:
         raise ConfigError(
-            f"option '{option}' has to be quantised, only 32 and 16 come straight from a checkpoint; give its files (--quantised)"
+            f"option '{option}' has to be quantised, only 32, 16 and bf16 come straight from a checkpoint; give its files (--quantised)"
         )
     kept: dict[str, dict[str, Tensor]] = {}
     for name in operators:
@@ -80,6 +80,8 @@ def plain_layer(tensors: Mapping[str, Tensor], operators: Iterable[str], layer: 
         if option == "16":
             check_half_range(weight, f"{place_name(layer)}{'' if name == layer else f' {name}'}: a weight")
             weight = weight.half()
+        elif option == "bf16":
+            weight = weight.bfloat16()
         kept[name] = {"weight": weight.contiguous()}
     return LayerTensors(layer, option, kept, layer_vectors(tensors, kept))
 

@@ -18,7 +18,7 @@ bring SmolLM2 from perplexity 17.96 to 16.82, fp32 16.54)."""
 GROUP_SIZE = 64
 """Input columns sharing one scale at 2, 3 and 4 bit. 64 divides the hidden sizes of small models too (128 does not divide 576)."""
 
-END_OPTIONS = {"embedding": ("32", "16", "8"), "head": ("32", "16", "8", "w8a8")}
+END_OPTIONS = {"embedding": ("32", "16", "8"), "head": ("32", "16", "bf16", "8", "w8a8")}
 """What the two ends of a model may be. An embedding is looked up, not multiplied, so rounding activations means nothing to it; groups of
 columns would make a look-up slower, and 4 bit costs either end more than a whole layer."""
 
@@ -77,12 +77,13 @@ def _weight_only(bits: int, group_size: int, symmetric: bool) -> WeightOption:
     return WeightOption(f"{bits}{'' if symmetric else 'a'}{shared}", bits, group_size, symmetric, 16, kernel)
 
 
-USUAL = ("32", "16", "8", "w8a8", "w8a8-outlier", "bnb-int8", "bnb-nf4", "4", "3", "2")
+USUAL = ("32", "16", "bf16", "8", "w8a8", "w8a8-outlier", "bnb-int8", "bnb-nf4", "4", "3", "2")
 """The options that need no explanation; all others are variants of ``8``, ``4``, ``3`` and ``2``."""
 
 _KNOWN = (
     WeightOption("32", 32, 0, True, 32, "float"),
     WeightOption("16", 16, 0, True, 32, "fp16"),
+    WeightOption("bf16", 16, 0, True, 16, "bf16"),
     WeightOption("w8a8", 8, 0, True, 7, "int8-dynamic"),
     WeightOption("w8a8-outlier", 8, 0, True, 7, "int8-dynamic", outliers=True),
     WeightOption("bnb-int8", 8, 0, True, 8, "bnb-int8", package="bitsandbytes"),
@@ -133,7 +134,7 @@ def options_of_end(end: str, options: Iterable[str]) -> list[str]:
 
 
 def quantised_options(options: Iterable[str]) -> list[str]:
-    """Those of ``options`` that need files of codes; 32 and 16 come straight from a checkpoint."""
+    """Those of ``options`` that need files of codes; 32, 16 and bf16 come straight from a checkpoint."""
     return [option for option in options if weight_option(option).quantised]
 
 

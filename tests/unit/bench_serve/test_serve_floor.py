@@ -11,7 +11,7 @@ SPEC = ModelSpec(
     family="llama", layers=2, hidden=4, ffn=6, heads=2, kv_heads=1, head_dim=2, vocab=10, max_positions=64, norm="rms", norm_eps=1e-5,
     activation="silu", gated=True, positions="rope",
 )  # fmt: skip
-RATES = Rates({"32": 100.0, "16": 200.0, "8": 50.0, "w8a8": 400.0}, 1000.0)
+RATES = Rates({"32": 100.0, "16": 200.0, "bf16": 300.0, "8": 50.0, "w8a8": 400.0}, 1000.0)
 
 
 def test_prefill_counts_every_token_in_layers_and_the_last_alone_in_the_head() -> None:
@@ -40,7 +40,7 @@ def test_a_call_takes_its_arithmetic_or_its_bytes_whichever_is_longer() -> None:
 
 
 def test_an_option_has_the_rate_of_the_fastest_kernel_at_least_as_exact() -> None:
-    assert [RATES.of(option) for option in ("32", "16", "8", "w8a8", "w8a8-outlier")] == [100.0, 200.0, 200.0, 400.0, 400.0]
+    assert [RATES.of(option) for option in ("32", "16", "bf16", "8", "w8a8", "w8a8-outlier")] == [100.0, 200.0, 300.0, 300.0, 400.0, 400.0]
 
 
 def test_a_batch_is_its_waves_and_their_steps() -> None:
@@ -58,6 +58,6 @@ def test_rates_are_measured_in_a_process_of_their_own() -> None:
     import os
 
     rates = measure_rates([min(os.sched_getaffinity(0))], shapes=((32, 64, 64),), seconds=0.01)
-    assert set(rates.operations) == {"32", "16", "8", "w8a8"}
+    assert set(rates.operations) == {"32", "16", "bf16", "8", "w8a8"}
     assert all(1e6 < rate < 1e14 for rate in rates.operations.values())
     assert 1e7 < rates.bandwidth < 1e13

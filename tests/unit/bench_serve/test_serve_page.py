@@ -8,6 +8,7 @@ from bench_serve_lines import CONTEST, made, rounds, valued
 from test_serve_floor import SPEC
 
 from llmpq.bench_serve import cases, tables
+from llmpq.bench_serve.floor import CLASSES
 from llmpq.bench_serve.growth import draw
 from llmpq.bench_serve.page import page
 from llmpq.bench_serve.record import Case, Line, newest
@@ -20,7 +21,7 @@ def row(text: str, *starts: str) -> list[str]:
 
 
 def rates(threads: int, each: float = 1e9, bandwidth: float = 1e9) -> list[Line]:
-    values = {**dict.fromkeys(("32", "16", "8", "w8a8"), each), "bandwidth": bandwidth}
+    values = {**dict.fromkeys(CLASSES, each), "bandwidth": bandwidth}
     return [valued("floor", name, value, case=Case(threads)) for name, value in values.items()]
 
 

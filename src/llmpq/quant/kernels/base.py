@@ -35,8 +35,14 @@ class Linear(ABC):
 
 def row_by_row(x: Tensor, weight: Tensor) -> Tensor:
     """x [rows, k] @ weight [k, out] in fp32, every row bit for bit the same in any batch."""
-    rows = x.shape[0]
-    padded = -(-rows // _ALIKE_ROWS) * _ALIKE_ROWS
-    if padded != rows:
-        x = F.pad(x, (0, 0, 0, padded - rows))
-    return (x @ weight)[:rows]
+    return (_padded(x) @ weight)[: x.shape[0]]
+
+
+def add_row_by_row(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y [rows, out] + x [rows, k] @ weight [k, out] in fp32, every row bit for bit the same in any batch; ``y`` may be overwritten."""
+    return _padded(y).addmm_(_padded(x), weight)[: y.shape[0]]
+
+
+def _padded(x: Tensor) -> Tensor:
+    missing = -x.shape[0] % _ALIKE_ROWS
+    return F.pad(x, (0, 0, 0, missing)) if missing else x

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmpq.errors import LlmpqError
-from llmpq.quant.kernels.base import Linear, row_by_row
+from llmpq.native import available, kernels
+from llmpq.quant.kernels.base import Linear, add_row_by_row
 from llmpq.quant.kernels.bnb import BnbInt8Linear, BnbNf4Linear
 from llmpq.quant.kernels.int4 import Int2Linear, Int3Linear, Int4Linear
 from llmpq.quant.options import WeightOption, weight_option
@@ -21,6 +22,9 @@ from llmpq.quant.options import WeightOption, weight_option
 FP16_MAX = 65504.0
 ACTIVATION_SCALE, ACTIVATION_ZERO = 1 / 63, 64
 """7-bit activations: |code − 64| ≤ 63 can never saturate the 16-bit sums of pairs that AVX2's multiply-add makes."""
+
+_PACKED_FOR_ROWS = 16
+"""oneDNN lays a weight out for a number of rows; others are served from the same layout."""
 
 _SMALLEST_ROW = 1e-30
 """Floor of a row's largest magnitude, so that a row of zeros divides by something (and gives zeros)."""
@@ -50,6 +54,24 @@ class HalfLinear(Linear):
 
     def _multiply(self, x: Tensor) -> Tensor:
         return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+
+
+class BfloatLinear(Linear):
+    """Option ``bf16``: bf16 weights, activations and output, fp32 sums (oneDNN). Twice the speed of ``16`` with AVX-512 BF16."""
+
+    def __init__(self, option: WeightOption, tensors: Mapping[str, Tensor], bias: Tensor | None) -> None:
+        weight = tensors["weight"].to(torch.bfloat16, copy=True).contiguous()
+        super().__init__(option, weight.shape[0], weight.shape[1], bias)
+        self._packs = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR_ROWS) if self._packs else weight
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        x = x.bfloat16()
+        if rows == 1:  # a row alone would go to a matrix-vector kernel, with another order of summation
+            x = x.expand(2, -1).contiguous()
+        y = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "") if self._packs else F.linear(x, self._weight)
+        return y[:rows].float()
 
 
 class Int8Linear(Linear):
@@ -90,8 +112,8 @@ class DynamicInt8Linear(Linear):
             self._packed = torch.ops.quantized.linear_prepack(weight, None)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min_(_SMALLEST_ROW)
-        return self._integer(x / largest).mul_(largest)
+        normalised, largest, _ = _normalised(x)
+        return self._integer(normalised).mul_(largest)
 
     def _integer(self, normalised: Tensor) -> Tensor:
         operator = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
@@ -110,10 +132,8 @@ class OutlierInt8Linear(DynamicInt8Linear):
         self._outlier_weight = tensors["outlier_weight"].float().t().contiguous()
 
     def _multiply(self, x: Tensor) -> Tensor:
-        rest = x.index_fill(1, self._columns, 0.0)
-        largest = torch.linalg.vector_norm(rest, torch.inf, dim=1, keepdim=True).clamp_min_(_SMALLEST_ROW)
-        y = self._integer(rest.div_(largest)).mul_(largest)
-        return y.add_(row_by_row(x.index_select(1, self._columns), self._outlier_weight))
+        normalised, largest, taken = _normalised(x, self._columns)
+        return add_row_by_row(self._integer(normalised).mul_(largest), taken, self._outlier_weight)
 
 
 class GroupedInt8Linear(Linear):
@@ -140,13 +160,14 @@ class GroupedInt8Linear(Linear):
         for rows, codes, scales in zip(grouped, self._codes, self._scales, strict=True):
             y.add_(torch.ops.aten._weight_int8pack_mm(rows, codes, scales))
         if self._offsets is not None:
-            y.add_(row_by_row(grouped.float().sum(2).t(), self._offsets))
+            y = add_row_by_row(y, grouped.float().sum(2).t(), self._offsets)
         return y
 
 
 _KERNELS: dict[str, Callable[[WeightOption, Mapping[str, Tensor], Tensor | None], Linear]] = {
     "float": FloatLinear,
     "fp16": HalfLinear,
+    "bf16": BfloatLinear,
     "int8": Int8Linear,
     "int8-grouped": GroupedInt8Linear,
     "int8-dynamic": DynamicInt8Linear,
@@ -161,12 +182,23 @@ _KERNELS: dict[str, Callable[[WeightOption, Mapping[str, Tensor], Tensor | None]
 def make_linear(option: str | WeightOption, tensors: Mapping[str, Tensor], bias: Tensor | None = None) -> Linear:
     """Pack one operator for the CPU kernel of ``option``.
 
-    ``tensors`` are the operator's stored tensors: ``weight`` [out, in] for ``32`` and ``16`` (any floating type), else ``codes``
+    ``tensors`` are the operator's stored tensors: ``weight`` [out, in] for ``32``, ``16`` and ``bf16`` (any floating type), else ``codes``
     and ``scales`` (and ``offsets``, or ``outlier_columns`` and ``outlier_weight``); ``bias`` [out]. Nothing of
     ``tensors`` is kept alive by the result. Raises LlmpqError where the kernel cannot take the shape or the values.
     """
     option = weight_option(option) if isinstance(option, str) else option
     return (OutlierInt8Linear if option.outliers else _KERNELS[option.kernel])(option, tensors, bias)
+
+
+def _normalised(x: Tensor, columns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of x [n, in] over their largest magnitudes, these [n, 1], and what stood in ``columns`` (None: [n, 0]), taken out first."""
+    if available():
+        return kernels.normalise_rows(x, _SMALLEST_ROW, columns)
+    taken = x[:, :0] if columns is None else x.index_select(1, columns)
+    rest = x if columns is None else x.index_fill(1, columns, 0.0)
+    # torch's vector norm of infinite order is not vectorised: this is twenty times faster
+    largest = torch.maximum(rest.amax(1, keepdim=True), rest.amin(1, keepdim=True).neg_()).clamp_min_(_SMALLEST_ROW)
+    return rest / largest, largest, taken
 
 
 def check_half_range(weight: Tensor, what: str) -> None:
