@@ -1,4 +1,4 @@
-"""llmpq: profile, quantise, plan, serve, evaluate and compare. `snakemake --cores 2 all` runs every experiment of config/experiment."""
+"""llmpq: profile, quantise, plan, serve, evaluate and compare. `snakemake --cores 2 SUITE` runs a suite of config/experiment, `all` nearly all."""
 
 from pathlib import Path
 
@@ -34,11 +34,11 @@ rule all:
         [path for name in CHOSEN for path in targets(EXPERIMENTS[name])],
 
 
+include: "workflow/rules/suites.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/quantise.smk"
 include: "workflow/rules/profile.smk"
 include: "workflow/rules/plan.smk"
-include: "workflow/rules/paper.smk"
 include: "workflow/rules/validity.smk"
 include: "workflow/rules/serve.smk"
 include: "workflow/rules/report.smk"
@@ -47,7 +47,7 @@ include: "workflow/rules/report.smk"
 onstart:
     begin_session(
         EXPERIMENTS,
-        total=sum(job.rule.name != "all" for job in workflow.dag.needrun_jobs()),
+        total=sum(job.rule.name not in ("all", *SUITES) for job in workflow.dag.needrun_jobs()),
     )
 
 

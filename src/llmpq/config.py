@@ -3,7 +3,6 @@
 An experiment is one file of config/experiment; ``compose`` returns it as plain dictionaries. config/README.md explains every key.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from llmpq.config_cluster import Cluster
 from llmpq.config_evaluate import Evaluate
 from llmpq.config_messages import one_line
+from llmpq.config_suites import OWN, ExperimentFile, experiment_files
 from llmpq.errors import ConfigError
 
 DEFAULT_STRATEGIES = ("llmpq", "adabits", "pipeedge", "uniform")
@@ -143,6 +143,7 @@ class Planner:
     objective: Objective
     micro_batches: MicroBatches
     seed: int
+    explain: bool = True
     pareto: Pareto = field(default_factory=Pareto)
 
 
@@ -174,7 +175,7 @@ class Tracking:
 
 @dataclass
 class Experiment:
-    """One experiment after composition."""
+    """One experiment after composition; ``kernels``: the generation that devices of the catalogue are priced with."""
 
     name: str
     model: Model
@@ -188,15 +189,9 @@ class Experiment:
     serve: Serve
     evaluate: Evaluate
     tracking: Tracking
-    suite: str = "default"
+    kernels: str = "today"
+    suite: str = OWN
     strategies: list[str] = field(default_factory=lambda: list(DEFAULT_STRATEGIES))
-
-
-def experiment_names(config_dir: str | Path, default_suite: bool = False) -> list[str]:
-    """Names of the files in config/experiment; with ``default_suite`` without those that set another suite."""
-    files = sorted((Path(config_dir) / "experiment").glob("*.yaml"))
-    other = re.compile(r"^suite: (?!default\b)", re.MULTILINE)
-    return [file.stem for file in files if not (default_suite and other.search(file.read_text(encoding="utf-8")))]
 
 
 def compose(config_dir: str | Path, names: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -207,7 +202,7 @@ def compose(config_dir: str | Path, names: Sequence[str], overrides: Sequence[st
     """
     from llmpq.config_checks import check_experiment, check_shared
 
-    known = experiment_names(config_dir)
+    known = experiment_files(config_dir)
     for name in names:
         if name not in known:
             raise ConfigError(f"unknown experiment '{name}'; config/experiment has: {', '.join(known)}")
@@ -216,14 +211,14 @@ def compose(config_dir: str | Path, names: Sequence[str], overrides: Sequence[st
             raise ConfigError(f"override '{override}': write key=value for a key that config/README.md lists")
         if override.split("=")[0] in ("name", "experiment"):
             raise ConfigError(f"override '{override}': an experiment is chosen with --config experiments=NAME, and its name is its file's")
-    composed = {name: _compose_one(Path(config_dir), name, overrides) for name in names}
+    composed = {name: _compose_one(Path(config_dir), name, known[name], overrides) for name in names}
     for name, experiment in composed.items():
         check_experiment(name, experiment)
     check_shared(composed)
     return composed
 
 
-def _compose_one(config_dir: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _compose_one(config_dir: Path, name: str, file: ExperimentFile, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -234,7 +229,7 @@ def _compose_one(config_dir: Path, name: str, overrides: Sequence[str]) -> dict[
     ConfigStore.instance().store(name="schema", node=Experiment)
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-            composed = hydra_compose("config", overrides=[f"+experiment={name}", *overrides])
+            composed = hydra_compose("config", overrides=[f"+experiment={file.choice}", f"suite={file.suite}", *overrides])
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"experiment '{name}': {one_line(error)}") from None

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts
-from llmpq.config import compose, experiment_names
+from llmpq.config import compose
+from llmpq.config_suites import experiment_names
 from llmpq.errors import ConfigError
 
 
@@ -21,7 +22,7 @@ def load_experiments(config_dir: str | Path, settings: Mapping[str, Any], cache_
         example = "overrides='[\"workload.new_tokens=64\"]'"
         raise ConfigError(f"unknown key '{unknown[0]}' in --config; known: experiments, overrides (for example {example})")
     overrides = as_list(settings.get("overrides"), "overrides")
-    names = as_list(settings.get("experiments"), "experiments") or experiment_names(config_dir, default_suite=bool(overrides))
+    names = as_list(settings.get("experiments"), "experiments") or experiment_names(config_dir, overridden=bool(overrides))
     files = sorted([*Path(config_dir).rglob("*.yaml"), *Path(__file__).parent.glob("config*.py")])
     state = hashlib.sha256(json.dumps([names, overrides]).encode())
     for file in files:

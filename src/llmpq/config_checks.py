@@ -6,6 +6,7 @@ from typing import Any
 
 from llmpq.config import SHARED
 from llmpq.config_evaluate import BENCHMARK_TEXTS, TASKS, TEXTS, evaluation_texts, used_texts
+from llmpq.config_simulated import check_simulated
 from llmpq.emulation import MAX_SHARED_QUOTA, shared_core_quota
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
@@ -21,7 +22,7 @@ CHOICES = {
     "planner.solver": ("glpk", "highs"),
     "backend.name": ("native",),
     "serve.schedule": ("barrier", "continuous"),
-    "suite": ("default", "test"),
+    "kernels": ("2023", "today"),
 }
 NODE_LAUNCHES = ("hetjob", "nodelist")
 DEVICE_CHOICES = {"kind": ("cpu", "gpu"), "source": ("emulated", "measured", "catalogue")}
@@ -63,8 +64,10 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     for group in GROUPS:
         if not re.fullmatch(r"[\w.-]+", experiment[group]["name"]) or set(experiment[group]["name"]) == {"."}:
             fail(f"{group}.name", f"is '{experiment[group]['name']}'; a name is part of a path: letters, digits, '_', '-' and '.' only")
+    if not re.fullmatch(r"[\w-]+", experiment["suite"]):
+        fail("suite", f"is '{experiment['suite']}'; a suite is a target of the workflow: letters, digits, '_' and '-' only")
     if experiment["name"] != name:
-        fail("name", f"is '{experiment['name']}', but the file is config/experiment/{name}.yaml")
+        fail("name", f"is '{experiment['name']}', but the file is {name}.yaml")
     for key, allowed in CHOICES.items():
         if _get(experiment, key) not in allowed:
             fail(key, f"unknown value '{_get(experiment, key)}'; known: {', '.join(map(str, allowed))}")
@@ -103,6 +106,7 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     _check_regions(experiment, fail)
     _check_ranges(experiment, fail)
     _check_cluster(experiment["cluster"], fail)
+    check_simulated(experiment, fail)
 
 
 def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
@@ -220,8 +224,6 @@ def _check_node(cluster: Mapping[str, Any], member: Mapping[str, Any], where: st
     device = cluster["types"][member["device"]]
     if member["cores"]:
         fail(f"{where}.cores", f"lists {member['cores']}, but with launch '{cluster['launch']}' Slurm chooses the cores; leave it out")
-    if device["source"] == "catalogue":
-        fail(f"{where}.device", f"'{device['name']}' comes from data sheets (source catalogue) and cannot be run; use launch none")
     if cluster["launch"] == "nodelist" and not member["node"]:
         fail(f"{where}.node", "is empty; with launch 'nodelist' it is the node's name in Slurm")
     others = [other["device"] for other in cluster["members"] if member["node"] and other["node"] == member["node"]]

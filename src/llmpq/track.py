@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts, planless, session
+from llmpq.config_simulated import is_simulated
 from llmpq.errors import ArtifactError
 from llmpq.track_files import StageFile, names_of, stage_files, stage_label
-from llmpq.track_metrics import Metrics, metrics_of
+from llmpq.track_metrics import Metrics, metrics_of, simulated_metrics
 from llmpq.track_store import Store, config_digest, one_message
 
 SHARED = "shared"
 LOG_TAIL_BYTES = 20_000
 _PARENT_PARAMETERS = ("model", "cluster", "workload", "quantizer", "indicator", "planner", "serve")
+_SIMULATED_PARAMETERS = ("model", "cluster", "workload", "planner", "kernels")
 _STAGE_PARAMETERS = {
     "plan": ["planner"],
     "serve": ["serve", "backend"],
@@ -54,10 +56,16 @@ def track_experiment(experiment: Mapping[str, Any], out: str | Path, root: str |
         own = [each for each in files if (each.strategy or SHARED, each.label) == (strategy, label)]
         marker = next((each for each in mine if _is_of(each, strategy, label)), {})
         finals[strategy] |= _record_stage(store, experiment, strategy, label, own, marker)
+    for strategy, metrics in _simulated(files).items():
+        finals[strategy] |= metrics
     for strategy, run in parents.items():
-        parameters = {"strategy": strategy, **_flat({group: experiment[group] for group in _PARENT_PARAMETERS})}
+        groups = _SIMULATED_PARAMETERS if is_simulated(experiment) else _PARENT_PARAMETERS
+        parameters = {"strategy": strategy, **_flat({group: experiment[group] for group in groups})}
         store.log(run, parameters, finals[strategy] if strategy != SHARED else {})
-        store.tag(run, {"mlflow.note.content": _note(files, strategy)})
+        store.tag(run, {"mlflow.note.content": _note(files, strategy), "llmpq.suite": experiment["suite"]})
+    if is_simulated(experiment):
+        for run in [*store.children(), *parents.values()]:
+            store.tag(run, {"llmpq.source": "simulated"})
     body = {"experiment": experiment["name"], "uri": store.shown_uri, "config_sha256": config_digest(experiment), "runs": store.rows()}
     document = artifacts.write(out, "tracking", body, source="computed", config=experiment["tracking"])
     store.artifact(parents[SHARED], Path(out))
@@ -152,6 +160,12 @@ def _names_match(marker: Mapping[str, Any], experiment: Mapping[str, Any]) -> bo
     """Whether the names in a job's wildcards are those that the experiment uses."""
     names = names_of(experiment)
     return all(value in names.get(key, [value]) for key, value in marker["wildcards"].items())
+
+
+def _simulated(files: Iterable[StageFile]) -> dict[str, Metrics]:
+    """Times and speed of every strategy that was simulated."""
+    path = next((each.path for each in files if each.path.name == "simulation.json"), None)
+    return {} if path is None else simulated_metrics(artifacts.read(path, "simulation"))
 
 
 def _note(files: Iterable[StageFile], strategy: str) -> str:

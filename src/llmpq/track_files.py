@@ -9,6 +9,7 @@ from typing import Any
 
 from llmpq import artifacts
 from llmpq.config_evaluate import used_texts
+from llmpq.config_simulated import is_simulated
 
 MAX_ARTIFACT_BYTES = 50 * 1024 * 1024
 
@@ -21,7 +22,19 @@ class Tracked:
     stage: str
     copy: bool = True
 
+    def belongs_to(self, experiment: Mapping[str, Any]) -> bool:
+        """Whether ``experiment`` leaves such a file."""
+        if self.stage == "explain" and not experiment["planner"]["explain"]:
+            return False
+        return self.stage in _SIMULATED_STAGES if is_simulated(experiment) else self.stage != "simulate"
 
+
+_SIMULATED_STAGES = ("config_record", "problem", "plan", "explain", "pareto", "simulate", "report", "track")
+_STAGE_OF = {
+    "data_sheet_problem": "problem",
+    "links_on_nodes": "links",
+    "serve_on_nodes": "serve",
+}  # rules with another name than their stage
 _EXPERIMENT = "results/experiments/{experiment}"
 TRACKED = (
     Tracked("resources/models/{model}/model.json", "prepare_model"),
@@ -48,6 +61,8 @@ TRACKED = (
     Tracked(f"{_EXPERIMENT}/{{strategy}}/timeline.json", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/simulated.json", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/quality.json", "evaluate"),
+    Tracked(f"{_EXPERIMENT}/simulation.json", "simulate"),
+    Tracked(f"{_EXPERIMENT}/timeline.json", "simulate"),
     Tracked(f"{_EXPERIMENT}/summary.json", "report"),
     Tracked(f"{_EXPERIMENT}/summary.csv", "report"),
     Tracked(f"{_EXPERIMENT}/report.html", "report"),
@@ -80,9 +95,9 @@ class StageFile:
         return self.copy and self.path.stat().st_size <= MAX_ARTIFACT_BYTES
 
 
-def stage_label(stage: str, names: Mapping[str, str]) -> str:
+def stage_label(rule: str, names: Mapping[str, str]) -> str:
     """The name of one job of a stage within an experiment: ``plan``, ``profile/cpu-fast``, ``quantise/layers-000-009``."""
-    return "/".join([stage, *(names[key] for key in _LABELS if key in names)])
+    return "/".join([_STAGE_OF.get(rule, rule), *(names[key] for key in _LABELS if key in names)])
 
 
 def names_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -105,7 +120,8 @@ def targets(experiment: Mapping[str, Any]) -> list[str]:
 
     Asking for all of it, not for the last file alone, makes Snakemake notice a result in the middle that was deleted.
     """
-    outputs = {tracked.pattern.split("*")[0].removesuffix("manifest.json").rstrip("/") for tracked in TRACKED}
+    mine = [tracked.pattern for tracked in TRACKED if tracked.belongs_to(experiment)]
+    outputs = {pattern.split("*")[0].removesuffix("manifest.json").rstrip("/") for pattern in mine}
     return sorted(path for output in outputs for path, _ in _filled(output, names_of(experiment)))
 
 
@@ -120,7 +136,7 @@ def _filled(pattern: str, names: Mapping[str, list[str]]) -> Iterator[tuple[str,
 def stage_files(experiment: Mapping[str, Any], root: Path = Path(".")) -> Iterator[StageFile]:
     """Every file of TRACKED that exists for ``experiment`` under ``root`` (the folder that holds results/)."""
     names = names_of(experiment)
-    for tracked in TRACKED:
+    for tracked in (each for each in TRACKED if each.belongs_to(experiment)):
         for path, chosen in _filled(tracked.pattern, names):
             label = stage_label(tracked.stage, chosen)
             yield from (StageFile(file, chosen.get("strategy"), label, tracked.copy) for file in _expand(root, path))

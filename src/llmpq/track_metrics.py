@@ -16,6 +16,13 @@ def metrics_of(document: Mapping[str, Any]) -> Metrics:
     return {re.sub(r"[^\w./ -]", "_", key): float(value) for key, value in found.items() if isinstance(value, (int, float))}
 
 
+def simulated_metrics(simulation: Mapping[str, Any]) -> dict[str, Metrics]:
+    """By strategy the times and speed of simulation.json, for those that have a plan."""
+    keys = ("prefill_s", "decode_s", "total_s", "tokens_per_s")
+    runs = [run for run in simulation["runs"] if planless.reason(run) is None]
+    return {run["strategy"]: {f"simulated.{key}": float(run[key]) for key in keys if run[key] is not None} for run in runs}
+
+
 def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     certificate = plan["certificate"]
     found = {f"predicted.{key}": value for key, value in plan["predicted"].items()}

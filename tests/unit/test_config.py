@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmpq.config import Experiment, compose, experiment_names
+from llmpq.config import Experiment, compose
 from llmpq.config_cache import load_experiments
 from llmpq.config_checks import CHOICES, TEXTS
 from llmpq.config_cluster import Device, Member
+from llmpq.config_suites import ASKED_FOR, OVERRIDDEN, experiment_files, experiment_names
 from llmpq.errors import ConfigError
 from llmpq.plan.strategies import STRATEGIES
 
@@ -27,7 +28,7 @@ def message(overrides: list[str], names: tuple[str, ...] = ("duo",), config: Pat
 
 @pytest.mark.parametrize("name", experiment_names(CONFIG))
 def test_every_experiment_composes_and_documents_itself(name: str) -> None:
-    lines = (CONFIG / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = experiment_files(CONFIG)[name].path.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# @package _global_"
     assert lines[1].startswith("# snakemake ")
     assert f"experiments={name}" in lines[1]
@@ -46,7 +47,7 @@ def test_an_entry_is_named_as_its_file(path: Path) -> None:
 )
 def test_every_entry_can_be_chosen_by_name(path: Path) -> None:
     group = path.parent.name
-    experiment = "smoke" if path.stem == "tiny" else "duo"
+    experiment = "smoke" if path.stem == "tiny" else "quick-3-today" if path.stem.startswith("paper-") else "duo"
     # What a quantizer offers has to be timed.
     companions = ["profile=tiny"] if path.stem == "tiny" else ["profile.options=${quantizer.options}"] if group == "quantizer" else []
     assert compose(CONFIG, [experiment], [*companions, f"{group}={path.stem}"])[experiment][group]["name"] == path.stem
@@ -165,7 +166,7 @@ def test_a_new_device_and_experiment_are_two_files_and_no_code(editable: Path) -
     [("quantizer:\n  damping: 0.5", "quantizer"), ("profile:\n  repeats: 9", "profile"), ("cluster:\n  link:\n    delay_ms: 3", "cluster")],
 )
 def test_two_meanings_of_one_name_are_refused(editable: Path, change: str, group: str) -> None:
-    path = editable / "experiment" / "duo.yaml"
+    path = editable / "experiment" / "local" / "duo.yaml"
     changed = path.read_text(encoding="utf-8").replace("name: duo", "name: other") + change + "\n"
     (editable / "experiment" / "other.yaml").write_text(changed, encoding="utf-8")
     found = message([], names=("duo", "other"), config=editable)
@@ -174,7 +175,7 @@ def test_two_meanings_of_one_name_are_refused(editable: Path, change: str, group
 
 
 def test_memory_may_differ_since_no_shared_result_depends_on_it(editable: Path) -> None:
-    path = editable / "experiment" / "duo.yaml"
+    path = editable / "experiment" / "local" / "duo.yaml"
     changed = path.read_text(encoding="utf-8").replace("name: duo", "name: small")
     changed += "cluster:\n  types:\n    cpu-slow:\n      memory_mib: 99\n"
     (editable / "experiment" / "small.yaml").write_text(changed, encoding="utf-8")
@@ -187,7 +188,7 @@ def test_yaml_that_is_none_names_its_file(editable: Path) -> None:
 
 
 def test_the_name_must_be_the_files(editable: Path) -> None:
-    path = editable / "experiment" / "duo.yaml"
+    path = editable / "experiment" / "local" / "duo.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("name: duo", "name: duet"), encoding="utf-8")
     assert "duet" in message([], config=editable)
 
@@ -271,15 +272,17 @@ def test_a_value_that_can_never_work_is_refused_before_anything_runs(change: str
 def test_a_device_that_two_experiments_change_needs_a_file_of_its_own(tmp_path: Path) -> None:
     config = tmp_path / "config"
     shutil.copytree(CONFIG, config)
-    with (config / "experiment" / "trio.yaml").open("a", encoding="utf-8") as file:
+    with (config / "experiment" / "local" / "trio.yaml").open("a", encoding="utf-8") as file:
         file.write("\ncluster: {types: {cpu-slow: {slowdown: 3}}}\n")
     told = message([], ("duo", "trio"), config)
     assert "a file of its own in config/device" in told
 
 
-def test_overrides_without_experiments_leave_the_test_suite_alone(tmp_path: Path) -> None:
+def test_overrides_without_experiments_apply_to_what_is_served_here(tmp_path: Path) -> None:
     found = load_experiments(CONFIG, {"overrides": ["workload.new_tokens=7"]}, tmp_path)
-    assert set(found) == {name for name in experiment_names(CONFIG) if name != "smoke"}
+    files = experiment_files(CONFIG)
+    assert set(found) == {name for name, file in files.items() if file.suite in OVERRIDDEN} >= {"solo", "duo", "trio"}
+    assert {file.suite for name, file in files.items() if name not in found} == {*ASKED_FOR, "paper"}
     assert {each["workload"]["new_tokens"] for each in found.values()} == {7}
 
 

@@ -26,7 +26,7 @@ def dry_run(
         dag = workflow.dag(DAGSettings(forceall=force, targets=set(targets)))
         dag.execute_workflow(executor="dryrun", execution_settings=ExecutionSettings(lock=False))
         jobs = workflow._workflow.dag.needrun_jobs(exclude_finished=False)
-        return [(job.rule.name, [str(path) for path in job.output]) for job in jobs if job.rule.name != "all"]
+        return [(job.rule.name, [str(path) for path in job.output]) for job in jobs if job.output]
 
 
 def pretend(folder: Path, experiments: Sequence[str]) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from dry_runs import ROOT, dry_run
 
-from llmpq.config import DEFAULT_STRATEGIES, compose, experiment_names
+from llmpq.config import DEFAULT_STRATEGIES, compose
+from llmpq.config_simulated import is_simulated
+from llmpq.config_suites import ASKED_FOR, experiment_files, experiment_names
 from llmpq.track_files import targets
 
 EXPERIMENTS = experiment_names(ROOT / "config")
+FILES = experiment_files(ROOT / "config")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -21,19 +24,30 @@ def test_an_experiment_makes_all_of_its_files(tmp_path: Path, name: str) -> None
     assert set(targets(experiment)) == set(made)
     assert len(made) == len(set(made))
     ran = [rule for rule, _ in jobs]
-    for rule in ("plan", "serve", "evaluate"):
-        assert ran.count(rule) == len(experiment["strategies"])
-    assert ran.count("profile") == len({member["device"] for member in experiment["cluster"]["members"]})
+    strategies, devices = len(experiment["strategies"]), len({member["device"] for member in experiment["cluster"]["members"]})
+    counts = {"plan": strategies, "serve": strategies, "evaluate": strategies, "profile": devices, "simulate": 0}
+    if is_simulated(experiment):
+        counts = {"plan": strategies, "serve": 0, "evaluate": 0, "profile": 0, "prepare_model": 0, "simulate": 1, "data_sheet_problem": 1}
+    assert {rule: ran.count(rule) for rule in counts} == counts
 
 
-def test_all_runs_every_default_experiment_and_shares_what_can_be_shared(tmp_path: Path) -> None:
+def test_all_runs_every_suite_but_those_asked_for_and_shares_what_can_be_shared(tmp_path: Path) -> None:
     jobs = dry_run(tmp_path, [])
     served = [Path(outputs[0]).parts[2:4] for rule, outputs in jobs if rule == "serve"]
-    defaults = [name for name, each in compose(ROOT / "config", EXPERIMENTS).items() if each["suite"] == "default"]
-    assert sorted(served) == sorted((name, strategy) for name in defaults for strategy in DEFAULT_STRATEGIES)
+    chosen = {name: each for name, each in compose(ROOT / "config", EXPERIMENTS).items() if each["suite"] not in ASKED_FOR}
+    here = [name for name, each in chosen.items() if not is_simulated(each)]
+    assert sorted(served) == sorted((name, strategy) for name in here for strategy in DEFAULT_STRATEGIES)
+    simulated = [Path(outputs[0]).parts[2] for rule, outputs in jobs if rule == "simulate"]
+    assert sorted([*here, *simulated]) == sorted(chosen)
     ran = [rule for rule, _ in jobs]
     assert (ran.count("prepare_model"), ran.count("calibrate"), ran.count("indicator")) == (1, 1, 1)
-    assert "smoke" not in {name for name, _ in served}
+
+
+@pytest.mark.parametrize("suite", sorted({each.suite for each in FILES.values()}))
+def test_a_suite_is_a_target(tmp_path: Path, suite: str) -> None:
+    jobs = dry_run(tmp_path, [], targets=[suite])
+    reported = {Path(outputs[0]).parts[2] for rule, outputs in jobs if rule == "report"}
+    assert reported == {name for name, each in FILES.items() if each.suite == suite}
 
 
 def test_an_entry_that_no_experiment_uses_can_be_asked_for_by_its_path(tmp_path: Path) -> None:
@@ -54,7 +68,7 @@ def snakemake(folder: Path, *config: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        (["experiments=duet"], ["unknown experiment 'duet'", "duo, smoke, solo, trio"]),
+        (["experiments=duet"], ["unknown experiment 'duet'", "duo, duo-long, duo-mixed"]),
         (["experiments=duo", "overrides=model=gpt"], ["model/gpt", "smollm2-135m-instruct"]),
         (["experiments=duo", "overrides=strategies=[best]"], ["strategies", "best", "llmpq, llmpq-transfer, adabits"]),
         (["experiments=duo", "overrides=workload.colour=red"], ["workload.colour", "new_tokens"]),
@@ -76,11 +90,14 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: duo, smoke, solo, trio"),
+        ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: duo, duo-long, duo-mixed, "),
         ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, llmpq-transfer, adabits, "),
         ("resources/models/gpt/model.json", "unknown model 'gpt'; known: bloom-176b, opt-13b, opt-30b, opt-66b, smollm2-135m-instruct"),
-        ("results/profiles/default/smollm2-135m-instruct/gpu.json", "unknown device 'gpu'; known: cpu-fast, cpu-large, cpu-slow"),
-        ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, solo, trio"),
+        (
+            "results/profiles/default/smollm2-135m-instruct/gpu.json",
+            "unknown device 'gpu'; known: a100-40g, a800-80g, cpu-fast, cpu-large, cpu-slow",
+        ),
+        ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, paper-1, "),
         ("resources/texts/bible.txt", "unknown text 'bible'; known: wikipedia, news, python-docs"),
         ("results/quantised/smollm2-135m-instruct/awq/layers-000-014", "unknown quantizer 'awq'; known: auto-gptq, gptq"),
         (

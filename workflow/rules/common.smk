@@ -5,6 +5,8 @@ import sys
 
 from llmpq.config_evaluate import TEXTS, evaluation_texts, used_texts
 from llmpq.config_cache import as_list, load_experiments
+from llmpq.config_simulated import is_simulated
+from llmpq.config_suites import ASKED_FOR
 from llmpq.errors import ConfigError, LlmpqError
 from llmpq.plan.strategies import STRATEGIES
 from llmpq.quant.options import quantised_options
@@ -30,13 +32,16 @@ except LlmpqError as error:
 # Experiments and clusters whose processes are one Slurm job of their own, which a rule on the submitting host starts and waits for.
 ON_NODES = [name for name, each in EXPERIMENTS.items() if each["cluster"]["launch"] in LAUNCHES]
 CLUSTERS_ON_NODES = sorted({EXPERIMENTS[name]["cluster"]["name"] for name in ON_NODES})
+# Experiments on devices that are not here: simulated, not served.
+SIMULATED = [name for name, each in EXPERIMENTS.items() if is_simulated(each)]
 # Threads of a job without a device of its own (calibration) on a cluster; set-threads in slurm/config.v9+.yaml may say otherwise.
 CLUSTER_THREADS = 4
 
 OVERRIDES = as_list(config.get("overrides"), "overrides")
 
-# Without --config experiments=…, `all` means the real ones; the tiny one for tests can still be asked for by name.
-CHOSEN = [name for name, each in EXPERIMENTS.items() if "experiments" in config or each["suite"] == "default"]
+# Every suite is a target. Without --config experiments=…, `all` leaves out those that are only asked for by name.
+SUITES = sorted({each["suite"] for each in EXPERIMENTS.values()})
+CHOSEN = [name for name, each in EXPERIMENTS.items() if "experiments" in config or each["suite"] not in ASKED_FOR]
 EXPERIMENT = "results/experiments/{experiment}"
 RUN = f"{EXPERIMENT}/{{strategy}}"
 ENVIRONMENT = "../envs/llmpq.yaml"
@@ -112,6 +117,16 @@ def of_experiment(group, keys=""):
     return lambda wildcards: pick(experiment(wildcards)[group], keys)
 
 
+def not_of(names):
+    """A wildcard constraint: a name in a path, but none of these."""
+    return rf"(?!(?:{names_pattern(names)})/)[\w.-]+"
+
+
+def suite_files(suite):
+    """Everything that the experiments of a suite make."""
+    return [path for each in EXPERIMENTS.values() if each["suite"] == suite for path in targets(each)]
+
+
 def for_experiment(pattern):
     """An input function: the pattern with the names of the experiment's entries filled in."""
 
@@ -121,6 +136,21 @@ def for_experiment(pattern):
         return pattern.format(**names, **wildcards)
 
     return fill
+
+
+def if_served(of_served):
+    """An input function: ``of_served``, for an experiment whose devices are here; else nothing."""
+    return lambda wildcards: [] if is_simulated(experiment(wildcards)) else of_served(wildcards)
+
+
+def if_simulated(*names):
+    """An input function: files of an experiment on devices that are not here; else nothing."""
+    return lambda wildcards: [f"{EXPERIMENT}/{name}".format(**wildcards) for name in names] if is_simulated(experiment(wildcards)) else []
+
+
+def if_explained(wildcards):
+    """An input function: explain.json where the planner is to explain its plan, else nothing."""
+    return f"{EXPERIMENT}/explain.json".format(**wildcards) if experiment(wildcards)["planner"]["explain"] else []
 
 
 def if_compared(pattern):

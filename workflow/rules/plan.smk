@@ -26,6 +26,8 @@ rule problem:
         f"{EXPERIMENT}/problem.json",
     log:
         "results/logs/problem/{experiment}.log",
+    wildcard_constraints:
+        experiment=not_of(SIMULATED),
     conda:
         ENVIRONMENT
     params:
@@ -40,6 +42,29 @@ rule problem:
         "Write the planning problem of {wildcards.experiment}"
     script:
         "../scripts/problem.py"
+
+
+rule data_sheet_problem:
+    output:
+        f"{EXPERIMENT}/problem.json",
+    log:
+        "results/logs/data_sheet_problem/{experiment}.log",
+    wildcard_constraints:
+        experiment=names_pattern(SIMULATED),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        model=of_experiment("model", "name layers shape end_options"),
+        cluster=lambda wildcards: pick(experiment(wildcards)["cluster"], "members types ethernet_gbit_s"),
+        workload=of_experiment("workload", "requests slots prompt_tokens new_tokens"),
+        planner=of_experiment("planner", "objective micro_batches"),
+        kernels=lambda wildcards: experiment(wildcards)["kernels"],
+        code=code_digest("llmpq.cost.data_sheets"),
+    message:
+        "Write the planning problem of {wildcards.experiment} from data sheets"
+    script:
+        "../scripts/data_sheet_problem.py"
 
 
 rule plan:

@@ -3,12 +3,14 @@
 
 rule report:
     input:
-        runs=strategy_files("plan.json", "serve.json", "timeline.json", "quality.json"),
+        plans=strategy_files("plan.json"),
+        runs=if_served(strategy_files("serve.json", "timeline.json", "quality.json")),
+        simulation=if_simulated("simulation.json", "timeline.json"),
         problem=f"{EXPERIMENT}/problem.json",
-        explain=f"{EXPERIMENT}/explain.json",
+        explain=if_explained,
         pareto=f"{EXPERIMENT}/pareto.json",
-        indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
-        costs=device_files("results/cost/{profile}/{model}/{device}.json"),
+        indicator=if_served(for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json")),
+        costs=if_served(device_files("results/cost/{profile}/{model}/{device}.json")),
     output:
         summary=f"{EXPERIMENT}/summary.json",
         table=f"{EXPERIMENT}/summary.csv",
@@ -35,27 +37,30 @@ rule report:
 rule track:
     input:
         config=f"{EXPERIMENT}/config.yaml",
-        runs=strategy_files(
-            "plan.json",
-            "requests.jsonl",
-            "serve.json",
-            "timeline.json",
-            "simulated.json",
-            "quality.json",
+        plans=strategy_files("plan.json"),
+        runs=if_served(
+            strategy_files(
+                "requests.jsonl",
+                "serve.json",
+                "timeline.json",
+                "simulated.json",
+                "quality.json",
+            )
         ),
+        simulation=if_simulated("simulation.json", "timeline.json"),
         report=rules.report.output,
-        explain=f"{EXPERIMENT}/explain.json",
+        explain=if_explained,
         pareto=f"{EXPERIMENT}/pareto.json",
         problem=f"{EXPERIMENT}/problem.json",
-        workload=f"{EXPERIMENT}/workload.json",
-        model=for_experiment("resources/models/{model}/model.json"),
-        profiles=device_files("results/profiles/{profile}/{model}/{device}.json"),
-        costs=device_files("results/cost/{profile}/{model}/{device}.json"),
-        links=for_experiment("results/links/{profile}/{cluster}.json"),
-        calibration=for_experiment(CALIBRATION),
-        quantised=quantised_weights,
-        indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
-        reference=if_compared("results/references/{model}/{evaluate}.safetensors"),
+        workload=if_served(for_experiment(f"{EXPERIMENT}/workload.json")),
+        model=if_served(for_experiment("resources/models/{model}/model.json")),
+        profiles=if_served(device_files("results/profiles/{profile}/{model}/{device}.json")),
+        costs=if_served(device_files("results/cost/{profile}/{model}/{device}.json")),
+        links=if_served(for_experiment("results/links/{profile}/{cluster}.json")),
+        calibration=if_served(for_experiment(CALIBRATION)),
+        quantised=if_served(quantised_weights),
+        indicator=if_served(for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json")),
+        reference=if_served(if_compared("results/references/{model}/{evaluate}.safetensors")),
     output:
         f"{EXPERIMENT}/mlflow.json",
     log:

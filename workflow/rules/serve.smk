@@ -1,4 +1,4 @@
-"""Run a plan: a process for each stage, then the quality of the very weights that were served, beside the 16-bit model."""
+"""Run a plan, or simulate it where its devices are not here: a process for each stage, then the quality of the very weights that were served, beside the 16-bit model."""
 
 
 rule serve:
@@ -18,7 +18,7 @@ rule serve:
     benchmark:
         "results/benchmarks/serve/{experiment}/{strategy}.tsv"
     wildcard_constraints:
-        experiment=rf"(?!(?:{names_pattern(ON_NODES)})/)[\w.-]+",
+        experiment=not_of(ON_NODES + SIMULATED),
     conda:
         ENVIRONMENT
     threads: all_cores
@@ -40,6 +40,27 @@ use rule serve as serve_on_nodes with:
     threads: 1
     message:
         "Serve {wildcards.experiment} as {wildcards.strategy} planned it, on the nodes of its cluster"
+
+
+rule simulate:
+    input:
+        plans=strategy_files("plan.json"),
+        problem=f"{EXPERIMENT}/problem.json",
+    output:
+        simulation=f"{EXPERIMENT}/simulation.json",
+        timeline=f"{EXPERIMENT}/timeline.json",
+    log:
+        "results/logs/simulate/{experiment}.log",
+    wildcard_constraints:
+        experiment=names_pattern(SIMULATED),
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("llmpq.simulate.write"),
+    message:
+        "Simulate the plans of {wildcards.experiment}, whose devices are not here"
+    script:
+        "../scripts/simulate.py"
 
 
 rule reference:

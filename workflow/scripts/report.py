@@ -10,10 +10,11 @@ with job(snakemake):
     write_report(
         Path(out.summary).parent,
         problem=given.problem,
-        indicator=given.indicator,
+        indicator=given.indicator or None,
         costs=given.costs,
-        explanation=given.explain,
+        explanation=given.explain or None,
         front=given.pareto,
+        simulation=given.simulation[0] if given.simulation else None,
         strategies=snakemake.params.strategies,
         summary=out.summary,
         table=out.table,

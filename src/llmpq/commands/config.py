@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import yaml
 
-    from llmpq.config import compose, experiment_names
+    from llmpq.config import compose
+    from llmpq.config_suites import experiment_names
     from llmpq.errors import ConfigError
 
     if not (args.config_dir / "config.yaml").is_file():

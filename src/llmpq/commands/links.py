@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
 
 def read_cluster(config_dir: Path, name: str) -> dict[str, object]:
     """The cluster group as an experiment that uses it composes it; ConfigError where none does."""
-    from llmpq.config import compose, experiment_names
+    from llmpq.config import compose
+    from llmpq.config_suites import experiment_names
     from llmpq.errors import ConfigError
 
     experiments = compose(config_dir, experiment_names(config_dir))

@@ -60,12 +60,18 @@ def catalogue_problem(
     generation: str,
     objective: Mapping[str, float] | None = None,
     end_options: Sequence[str] = END_OPTIONS,
+    micro_batches: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
-    """Body of problem.json for ``cluster`` (``members`` with name, device, node; ``ethernet_gbit_s``) of device ``kinds``."""
+    """Body of problem.json for ``cluster`` (``members`` with name, device, node; ``ethernet_gbit_s``) of device ``kinds``.
+
+    ``workload``: slots, prompt_tokens, new_tokens and, where more requests come than are resident, requests. ``micro_batches``: the sizes
+    to try, by phase (default: every distinct one).
+    """
     if generation not in GENERATIONS:
         raise ConfigError(f"unknown kernel generation '{generation}'; generations are {', '.join(GENERATIONS)}")
     slots, prompt, new = (int(workload[key]) for key in ("slots", "prompt_tokens", "new_tokens"))
-    sizes = needed_sizes(candidates(slots))
+    listed = dict(micro_batches or {})
+    sizes = needed_sizes(candidates(slots, listed.get("prefill"), listed.get("decode")))
     devices = [
         device_table(member["name"], kinds[member["device"]], shape, generation, workload, sizes, end_options)
         for member in cluster["members"]
@@ -77,13 +83,14 @@ def catalogue_problem(
         "description": f"{stand_in.LABEL}; times are a roofline of data-sheet peaks with the stated kernel efficiencies '{generation}'",
         "source": "catalogue",
         "model": {"name": model, "layers": shape.layers},
-        "workload": {"requests": slots, "slots": slots, "prompt_tokens": prompt, "new_tokens": new},
+        "workload": {"requests": int(workload.get("requests", slots)), "slots": slots, "prompt_tokens": prompt, "new_tokens": new},
         "schedule": "barrier",
         "overlapped_sends": True,
         "options": list(options),
         "end_options": list(end_options),
         "tied_embeddings": shape.tied_embeddings,
         "reference_option": stand_in.REFERENCE_OPTION,
+        **({"micro_batches": listed} if listed else {}),
         "kv_bytes_per_layer": kv_layer_bytes(shape, slots, prompt + new),
         "activation_bytes_per_token": shape.hidden * HALF_BYTES,
         "token_bytes": TOKEN_BYTES,

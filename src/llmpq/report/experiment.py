@@ -18,13 +18,14 @@ _ARGUMENT_KEYS = {"micro_batch", "step"}
 
 @dataclass(frozen=True)
 class Run:
-    """One strategy of an experiment: its plan and, where it was served, what was measured."""
+    """One strategy of an experiment: its plan and, where it was served, what was measured, or else what was simulated."""
 
     strategy: str
     plan: Document
     serve: Document | None
     quality: Document | None
     timeline: list[Document]
+    simulation: Document | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Experiment:
         return all(run.serve is not None for run in self.runs)
 
     @property
+    def simulated(self) -> bool:
+        """Whether the plans were simulated, since their devices are not here."""
+        return all(run.simulation is not None for run in self.runs)
+
+    @property
     def devices(self) -> list[Document]:
         """The problem's devices, in its order."""
         devices: list[Document] = self.problem["devices"]
@@ -66,11 +72,13 @@ def load_experiment(
     strategies: Sequence[str],
     explanation: str | Path | None = None,
     front: str | Path | None = None,
+    simulation: str | Path | None = None,
     served: bool = True,
 ) -> Experiment:
     """Read the artifacts of ``strategies`` under ``directory`` with the shared ones; raise ArtifactError for a missing or stale one.
 
-    ``served`` false reads plans alone: nothing measured is expected (devices of the catalogue).
+    ``simulation`` (simulation.json, the trace beside it) stands for what was measured where the devices are not here; ``served`` false
+    reads plans alone.
     """
     if not strategies:
         raise ConfigError(f"{directory}: no strategy to report on; name at least one")
@@ -82,9 +90,11 @@ def load_experiment(
     without = [plan for plan in plans.values() if planless.reason(plan) is not None]
     if len(without) == len(plans):
         raise ConfigError(f"{directory}: no strategy has a plan to report on; {planless.reason(without[0])}")
-    runs = [
-        _load_run(reader, directory / strategy, strategy, plan, served) for strategy, plan in plans.items() if planless.reason(plan) is None
-    ]
+    planned = {strategy: plan for strategy, plan in plans.items() if planless.reason(plan) is None}
+    if simulation is not None:
+        runs = _load_simulated(reader, Path(simulation), planned)
+    else:
+        runs = [_load_run(reader, directory / strategy, strategy, plan, served) for strategy, plan in planned.items()]
     return Experiment(
         name=directory.name,
         directory=directory,
@@ -135,6 +145,20 @@ def _load_run(reader: _Reader, directory: Path, strategy: str, plan: Document, s
     quality = reader.read(directory / "quality.json", "quality")
     _expect(directory / "quality.json", "weights_sha256", quality["weights_sha256"], serve["weights_sha256"])
     return Run(strategy, plan, serve, quality, read_trace(directory / "timeline.json"))
+
+
+def _load_simulated(reader: _Reader, path: Path, plans: dict[str, Document]) -> list[Run]:
+    """The runs of simulation.json; the trace beside it is of the first of them that has a plan."""
+    found = {run["strategy"]: run for run in reader.read(path, "simulation")["runs"]}
+    timeline = read_trace(path.with_name("timeline.json"))
+    traced = next((strategy for strategy, run in found.items() if "status" not in run), None)
+    runs = []
+    for strategy, plan in plans.items():
+        if strategy not in found:
+            raise ArtifactError(f"{path}: key 'runs': no strategy '{strategy}'; delete it and simulate again")
+        _expect(path, f"runs[{strategy}].plan_sha256", found[strategy]["plan_sha256"], artifacts.body_digest(plan))
+        runs.append(Run(strategy, plan, None, None, timeline if strategy == traced else [], found[strategy]))
+    return runs
 
 
 def _expect(path: Path, key: str, found: str, expected: str) -> None:

@@ -25,7 +25,9 @@ def find_inputs(
     found = strategies or sorted((plan.parent.name for plan in directory.glob("*/plan.json")), key=lambda name: (name != "llmpq", name))
     if not found:
         raise ArtifactError(f"{directory}: no <strategy>/plan.json in it; run the planning stage first")
-    beside = {"explanation": directory / "explain.json", "front": directory / "pareto.json"}
+    beside = {
+        name: directory / f"{file}.json" for name, file in (("explanation", "explain"), ("front", "pareto"), ("simulation", "simulation"))
+    }
     return {
         "problem": problem,
         "indicator": indicator or next((path for path in named if "indicators" in path.parts), None),

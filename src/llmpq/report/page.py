@@ -14,13 +14,14 @@ from llmpq.report.experiment import Document, Experiment
 from llmpq.report.figures import Figure, all_figures
 from llmpq.report.format import joined, mib, number, percent
 from llmpq.report.summary import to_csv
+from llmpq.report.verdict import how
 
 NAMED_DEVICES = 4  # beyond, the page's first line counts devices by type
 SOURCE_WORDS = {
     "measured": "measured on the device named",
     "emulated": "measured in real processes on this machine that stand in for unequal devices: each has its own core, a byte budget that "
     "is enforced, and a slow-down made of real waiting",
-    "simulated": "computed by event simulation of the plan on a cost model, not measured",
+    "simulated": "computed by event simulation of the plans on the cost model of devices that are not at hand, not measured",
     "catalogue": "computed from data-sheet figures of devices that are not at hand, not measured",
     "computed": "computed from other files",
 }
@@ -111,7 +112,7 @@ def _tiles(summary: Document) -> list[dict[str, str]]:
     """The few numbers one takes home."""
     verdict = summary["verdict"]
     focus = next(entry for entry in summary["strategies"] if entry["strategy"] == verdict["focus"])
-    tiles = [_tile(number(focus["tokens_per_s"][verdict["side"]]), f"{verdict['side']}, {focus['strategy']}", "tokens/s")]
+    tiles = [_tile(number(focus["tokens_per_s"][verdict["side"]]), f"{how(summary)}, {focus['strategy']}", "tokens/s")]
     if verdict["speedup"] is not None:
         tiles.append(_tile(f"{number(verdict['speedup'])}×", f"the speed of {verdict['fastest_other']}"))
     for text in focus["quality"]:

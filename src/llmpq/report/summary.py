@@ -27,7 +27,8 @@ def summarise(experiment: Experiment) -> Document:
     schedule = _schedule(experiment)
     body: Document = {
         "experiment": experiment.name,
-        "source": problem["source"],
+        "source": "simulated" if experiment.simulated else problem["source"],
+        **({"note": problem["description"]} if "description" in problem else {}),
         "served": experiment.served,
         "speed_claimed": all((run.serve or {}).get("speed_claimed", True) for run in experiment.runs),
         "model": problem["model"].get("name", problem["name"]),
@@ -67,7 +68,7 @@ def _schedule(experiment: Experiment) -> str:
 def _strategy(experiment: Experiment, run: Run) -> Document:
     plan = run.plan
     measured: Document | None = run.serve["throughput"]["measured"] if run.serve else None
-    predicted: Document = run.serve["throughput"]["predicted"] if run.serve else plan["predicted"]
+    predicted: Document = run.serve["throughput"]["predicted"] if run.serve else run.simulation or plan["predicted"]
     certificate: Document = plan["certificate"]
     if not plan["predicted"]["total_s"]:
         raise ArtifactError(

@@ -10,6 +10,8 @@ LEVEL = 0.02
 """Two runs whose tokens/s differ by less than this share are called level: each strategy is served once, and identical runs on a shared
 machine differ by about so much."""
 
+_SERVED = {"measured": "served", "simulated": "serves, in simulation,", "predicted": "is predicted to serve"}
+
 
 def focus_strategy(strategies: list[str]) -> str:
     """The strategy that a report is about: ``llmpq``, or the first one where it was not run."""
@@ -27,7 +29,11 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     others = [entry for entry in entries.values() if entry is not focus]
     fastest_other = max(others, key=lambda entry: entry["tokens_per_s"][side], default=None)
     claimed = summary["speed_claimed"]
-    points = [*_offload(summary), _speed(focus, fastest_other, side) if claimed else _no_speed(len(entries)), *_resumed(summary)]
+    points = [
+        *_offload(summary),
+        _speed(focus, fastest_other, side, _SERVED[how(summary)]) if claimed else _no_speed(len(entries)),
+        *_resumed(summary),
+    ]
     points += [_quality(focus, others, side, claimed)] if summary["served"] else []
     points += [_goal(summary, entries, side)] if others and claimed else []
     points += [_prediction(focus)] if summary["served"] and claimed else []
@@ -48,9 +54,13 @@ def _ratio(entry: Entry, other: Entry, side: str) -> float:
     return float(entry["tokens_per_s"][side] / other["tokens_per_s"][side])
 
 
-def _speed(focus: Entry, other: Entry | None, side: str) -> str:
+def how(summary: dict[str, Any]) -> str:
+    """How the speeds of ``summary`` were found: measured, simulated or predicted."""
+    return "measured" if summary["served"] else "simulated" if summary["source"] == "simulated" else "predicted"
+
+
+def _speed(focus: Entry, other: Entry | None, side: str, served: str) -> str:
     name, rate = focus["strategy"], number(focus["tokens_per_s"][side])
-    served = "served" if side == "measured" else "is predicted to serve"
     if other is None:
         return f"{name} {served} {rate} tokens/s; no other strategy was run to compare with."
     rival, rival_rate, ratio = other["strategy"], number(other["tokens_per_s"][side]), _ratio(focus, other, side)
@@ -58,7 +68,8 @@ def _speed(focus: Entry, other: Entry | None, side: str) -> str:
         return f"{name} {served} {rate} tokens/s, {number(ratio)} times the next fastest plan ({rival}, {rival_rate})."
     if ratio < 1 - LEVEL:
         return f"{rival}, not {name}, was the fastest: {rival_rate} tokens/s against {rate} ({name} reached {number(ratio)} of it)."
-    return f"{name} and {rival} came out level: {rate} and {rival_rate} tokens/s, closer than one run each can tell apart."
+    why = "closer than one run each can tell apart" if served == _SERVED["measured"] else f"less than {percent(100 * LEVEL)} apart"
+    return f"{name} and {rival} came out level: {rate} and {rival_rate} tokens/s, {why}."
 
 
 def _no_speed(count: int) -> str:

@@ -21,13 +21,15 @@ def write_report(
     figures: str | Path,
     explanation: str | Path | None = None,
     front: str | Path | None = None,
+    simulation: str | Path | None = None,
     served: bool = True,
 ) -> Document:
     """Compare ``strategies`` of the experiment in ``experiment_dir`` (``<strategy>/plan.json, serve.json, quality.json, timeline.json``).
 
     Reads ``problem`` (problem.json), ``indicator`` and ``costs`` (JSON artifacts) too, and where given ``explanation`` (explain.json) and
     ``front`` (pareto.json); writes ``summary`` (summary.json), ``table`` (summary.csv), ``page`` (one HTML file) and one CSV per figure
-    into the folder ``figures``. ``served`` false expects plans alone.
+    into the folder ``figures``. ``simulation`` (simulation.json) stands for what was measured where the devices are not here; ``served``
+    false expects plans alone.
     Returns the summary document. Raises ArtifactError for anything missing, truncated or left from an earlier run, before writing.
     """
     experiment = load_experiment(
@@ -38,6 +40,7 @@ def write_report(
         strategies=strategies,
         explanation=explanation,
         front=front,
+        simulation=simulation,
         served=served,
     )
     body = summarise(experiment)

@@ -6,6 +6,7 @@ from llmpq.report.experiment import Document
 from llmpq.report.figures.base import Figure, Row, axis, category_axis, label, layout
 from llmpq.report.format import number
 from llmpq.report.palette import FOCUS, OTHER, PAGE_INK, PHASE_COLOURS
+from llmpq.report.verdict import how
 
 HALF = 0.34  # thickness of one of the two bars (measured, predicted) of a strategy
 
@@ -22,7 +23,11 @@ def throughput(summary: Document) -> Figure:
         }
         for entry in summary["strategies"]
     ]
-    what = "Full bars were measured, the pale ones below were predicted by the plan." if summary["served"] else "Predicted by the plans."
+    what = {
+        "measured": "Full bars were measured, the pale ones below were predicted by the plan.",
+        "simulated": "By event simulation of the plans; nothing was measured.",
+        "predicted": "Predicted by the plans.",
+    }[how(summary)]
     return Figure(
         name="throughput",
         title="New tokens per second",

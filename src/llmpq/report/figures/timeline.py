@@ -16,12 +16,17 @@ MOST_CALLS = 6000  # a page with more bars than this is slow to open
 def run_timeline(run: Run, source: str) -> Figure:
     """One row per event of the run's trace: stage, what, micro-batch, start and duration in ms from the first event on."""
     rows = trace_rows(run)
-    left_out = ""
-    if len(rows) > MOST_CALLS:
+    title, left_out = f"One run as it happened: {run.strategy}", ""
+    if run.simulation is not None:
+        title, left_out = (
+            f"The beginning of the simulated run: {run.strategy}",
+            " Nothing ran: these are the times that the simulation gave.",
+        )
+    elif len(rows) > MOST_CALLS:
         left_out = f" Shown are the first {MOST_CALLS:,} of {len(rows):,} calls; {run.strategy}/timeline.json holds all."
     return Figure(
         name="timeline",
-        title=f"One run as it happened: {run.strategy}",
+        title=title,
         caption=(
             "Each lane is a stage (one process on one device); each block is one micro-batch being worked on, gaps are waiting. First all "
             "prompts are read (prefill), then one token after the other is made (decode). Use the buttons or drag sideways to look "
