@@ -108,6 +108,7 @@ def names_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
         **names,
         "evaluate": [experiment["evaluate"]["name"]] if experiment["evaluate"]["compare"] else [],  # names its reference
         "experiment": [experiment["name"]],
+        "suite": [],  # what is made of many experiments is a result of none of them
         "strategy": list(experiment["strategies"]),
         "device": sorted({member["device"] for member in experiment["cluster"]["members"]}),
         "text": used_texts(experiment),

@@ -282,7 +282,7 @@ def test_overrides_without_experiments_apply_to_what_is_served_here(tmp_path: Pa
     found = load_experiments(CONFIG, {"overrides": ["workload.new_tokens=7"]}, tmp_path)
     files = experiment_files(CONFIG)
     assert set(found) == {name for name, file in files.items() if file.suite in OVERRIDDEN} >= {"solo", "duo", "trio"}
-    assert {file.suite for name, file in files.items() if name not in found} == {*ASKED_FOR, "paper"}
+    assert {file.suite for name, file in files.items() if name not in found} == {*ASKED_FOR, "ablations", "paper"}
     assert {each["workload"]["new_tokens"] for each in found.values()} == {7}
 
 

@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": BASE | MODEL | {"text"},
     "export": BASE | MODEL,
     "report": BASE,
+    "suites": BASE | {"report"},
     "session": BASE | {"heartbeat", "slurm"},
     "job": BASE | {"heartbeat", "session"},
     "track_files": BASE | {"config_evaluate", "config_simulated"},

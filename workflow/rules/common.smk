@@ -14,6 +14,7 @@ from llmpq.report.verdict import focus_strategy
 from llmpq.session import begin_session, end_session, one_line_errors, only_errors, take_over_lock
 from llmpq.slurm.script import LAUNCHES
 from llmpq.sources import code_digest
+from llmpq.suites.members import facts_of
 from llmpq.track_files import targets
 from llmpq.validity.settings import read_studies
 
@@ -122,9 +123,14 @@ def not_of(names):
     return rf"(?!(?:{names_pattern(names)})/)[\w.-]+"
 
 
+def suite_members(suite):
+    """Names of the experiments of a suite; of ``all``, those that the rule of that name runs."""
+    return CHOSEN if suite == "all" else [name for name, each in EXPERIMENTS.items() if each["suite"] == suite]
+
+
 def suite_files(suite):
     """Everything that the experiments of a suite make."""
-    return [path for each in EXPERIMENTS.values() if each["suite"] == suite for path in targets(each)]
+    return [path for name in suite_members(suite) for path in targets(EXPERIMENTS[name])]
 
 
 def for_experiment(pattern):

@@ -1,11 +1,6 @@
 """The report page: one HTML file that works from the file system without network, on paper and on a phone."""
 
-import base64
-import json
-import os
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from llmpq import artifacts
 from llmpq.report import tables
@@ -13,18 +8,10 @@ from llmpq.report.binding import decision, limits
 from llmpq.report.experiment import Document, Experiment
 from llmpq.report.figures import Figure, all_figures
 from llmpq.report.format import joined, mib, number, percent
-from llmpq.report.summary import to_csv
+from llmpq.report.render import SOURCE_WORDS, render, view, write_rows
 from llmpq.report.verdict import how
 
 NAMED_DEVICES = 4  # beyond, the page's first line counts devices by type
-SOURCE_WORDS = {
-    "measured": "measured on the device named",
-    "emulated": "measured in real processes on this machine that stand in for unequal devices: each has its own core, a byte budget that "
-    "is enforced, and a slow-down made of real waiting",
-    "simulated": "computed by event simulation of the plans on the cost model of devices that are not at hand, not measured",
-    "catalogue": "computed from data-sheet figures of devices that are not at hand, not measured",
-    "computed": "computed from other files",
-}
 
 
 def write_page(experiment: Experiment, summary: Document, page: str | Path, figure_directory: str | Path) -> list[Figure]:
@@ -33,28 +20,21 @@ def write_page(experiment: Experiment, summary: Document, page: str | Path, figu
     sections = all_figures(experiment, summary)
     figures = [figure for section in sections.values() for figure in section]
     for figure in figures:
-        artifacts.write_text(figure_directory / f"{figure.name}.csv", to_csv(figure.rows))
-    artifacts.write_text(page, render(experiment, summary, sections, page, figure_directory))
+        write_rows(figure, figure_directory)
+    artifacts.write_text(page, _page(experiment, summary, sections, page, figure_directory))
     return figures
 
 
-def render(experiment: Experiment, summary: Document, sections: dict[str, list[Figure]], page: Path, figure_directory: Path) -> str:
-    """The page's HTML. Every name from an artifact is escaped, figures travel as JSON, plotly.js is inlined once."""
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    files = resources.files("llmpq.report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8"))
+def _page(experiment: Experiment, summary: Document, sections: dict[str, list[Figure]], page: Path, figure_directory: Path) -> str:
     focus = next(run for run in experiment.runs if run.strategy == summary["verdict"]["focus"])
-    return template.render(
+    return render(
+        "page.html",
         summary=summary,
         verdict=summary["verdict"],
         lead=_lead(experiment, summary),
         tiles=_tiles(summary),
         source_words=SOURCE_WORDS.get(summary["source"], summary["source"]),
-        figures={section: [_view(figure, page, figure_directory) for figure in listed] for section, listed in sections.items()},
+        figures={section: [view(figure, page, figure_directory) for figure in listed] for section, listed in sections.items()},
         comparison=tables.comparison(summary),
         decision=decision(focus, experiment),
         quality=tables.quality(summary),
@@ -68,23 +48,7 @@ def render(experiment: Experiment, summary: Document, sections: dict[str, list[F
         simulation=_simulation(summary),
         cost_model=tables.cost_model(experiment),
         files=tables.files(experiment, page),
-        css=Markup(files.joinpath("page.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
     )
-
-
-def _view(figure: Figure, page: Path, figure_directory: Path) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    table = to_csv(figure.rows)
-    relative = os.path.relpath(figure_directory.absolute() / f"{figure.name}.csv", page.absolute().parent)
-    drawing = json.dumps(figure.draw(figure.rows).to_plotly_json(), ensure_ascii=False, allow_nan=False, default=list)
-    return {
-        "figure": figure,
-        "href": relative.replace(os.sep, "/"),
-        "data": "data:text/csv;charset=utf-8;base64," + base64.b64encode(table.encode()).decode(),
-        "json": Markup(drawing.replace("<", "\\u003c")),
-    }
 
 
 def _lead(experiment: Experiment, summary: Document) -> str:
