@@ -23,7 +23,7 @@ run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
 	@for name in $(subst $(comma), ,$(EXPERIMENTS)); do llmpq report --table results/experiments/$$name || exit $$?; done
 
-all: $(READY) ## Run every experiment of config/experiment
+all: $(READY) ## Run every suite of config/experiment but quick and test (`snakemake --cores 2 SUITE` for one)
 	@$(SNAKEMAKE) $(CORES) all
 
 test: $(READY) ## Run the tests (the real model is prepared first, once)

@@ -34,7 +34,6 @@ rule all:
         suite_files("all") + ([] if "experiments" in config else ["results/suites/all/report.html"]),
 
 
-include: "workflow/rules/suites.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/quantise.smk"
 include: "workflow/rules/profile.smk"
@@ -42,6 +41,7 @@ include: "workflow/rules/plan.smk"
 include: "workflow/rules/validity.smk"
 include: "workflow/rules/serve.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/suites.smk"
 
 
 onstart:

@@ -181,6 +181,35 @@ def test_a_run_for_each_strategy_with_the_final_figures_and_one_for_what_they_sh
     artifacts.read("results/experiments/smoke/mlflow.json", "tracking")
 
 
+def test_what_was_simulated_says_so_on_every_run(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "results" / "mlflow").mkdir(parents=True)
+    shutil.copy(empty_store, "results/mlflow/mlflow.db")
+    simulated = compose(ROOT / "config", ["quick-3-today"], ["strategies=[llmpq,het]"])["quick-3-today"]
+    session.begin_session({"quick-3-today": simulated}, total=1)
+    folder = Path("results/experiments/quick-3-today")
+    for strategy in simulated["strategies"]:
+        (folder / strategy).mkdir(parents=True)
+        (folder / strategy / "plan.json").write_text(json.dumps(PLAN), encoding="utf-8")
+    seconds = {"prefill_s": 1.0, "decode_s": 3.0, "total_s": 4.0, "tokens_per_s": 800.0}
+    run = {"strategy": "llmpq", "plan_sha256": "0" * 64, "requests": 32, "new_tokens": 3200, **seconds}
+    run["stages"] = [{"device": "t4-0", "prefill_s": 1.0, "decode_s": 2.0}]
+    without = {"strategy": "het", "plan_sha256": "0" * 64, "status": "infeasible", "message": "nothing fits"}
+    body = {"source": "simulated", "tables": "catalogue", "schedule": "barrier", "problem_sha256": "0" * 64, "runs": [run, without]}
+    artifacts.write(folder / "simulation.json", "simulation", body, source="simulated")
+    track_experiment(simulated, folder / "mlflow.json")
+    store = client()
+    found = store.search_runs([store.get_experiment_by_name("llmpq/quick-3-today").experiment_id])
+    assert {each.data.tags["llmpq.source"] for each in found} == {"simulated"}
+    parents = {each.data.tags["llmpq.strategy"]: each.data for each in found if "llmpq.stage" not in each.data.tags}
+    assert {each.tags["llmpq.suite"] for each in parents.values()} == {"quick"}
+    assert {key: parents["llmpq"].metrics[f"simulated.{key}"] for key in seconds} == seconds
+    assert not [key for key in parents["het"].metrics if key.startswith("simulated.")]
+    assert parents["llmpq"].params["kernels"] == "today"
+    assert not [key for key in parents["llmpq"].params if key.startswith(("indicator", "quantizer"))]
+
+
 def test_every_file_is_an_artifact_or_a_location_with_its_digest(experiment: dict[str, Any]) -> None:
     track(experiment)
     store, found = client(), runs()

@@ -90,7 +90,7 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: duo, duo-long, duo-mixed, "),
+        ("results/experiments/duet/problem.json", "unknown experiment 'duet'; this run knows: budget-0.1-2023, "),
         ("results/experiments/duo/best/plan.json", "unknown strategy 'best'; strategies are llmpq, llmpq-transfer, adabits, "),
         ("resources/models/gpt/model.json", "unknown model 'gpt'; known: bloom-176b, opt-13b, opt-30b, opt-66b, smollm2-135m-instruct"),
         (

@@ -1,6 +1,8 @@
 """Every suite of config/experiment is a target: everything that its experiments make, and a page that compares them."""
 
 for each_suite in SUITES:
+    if workflow.is_rule(each_suite):
+        sys.exit(f"llmpq: error: config/experiment/{each_suite}: the workflow has a rule of that name; give the folder another one")
 
     rule:
         name:

@@ -7,8 +7,8 @@ from llmpq.report.format import by_bits, layer_range, number, option_counts
 from llmpq.report.palette import ink_on, option_colour
 from llmpq.suites.members import Document, Member
 
-LABELLED = 0.07
-"""Share of the model's layers from which on a piece of a strip is wide enough for its label."""
+PHONE, CHARACTER, MARGIN = 300, 7, 6
+"""Pixels: the width of a strip on a phone, of a character of a label, and around it."""
 
 
 def plan_rows(members: list[Member]) -> list[dict[str, Any]]:
@@ -68,16 +68,21 @@ def _strip(member: Member, strategy: str, plan: Document) -> dict[str, Any]:
 def _stage(stage: Document, layers: int, found: list[dict[str, Any]]) -> dict[str, Any]:
     count = len(stage["options"])
     return {
-        "device": stage["device"] if count >= 2 * LABELLED * layers else "",
+        "device": _if_it_fits(stage["device"], count / layers),
         "layers": count,
         "title": f"{stage['device']}: {layer_range(stage['first_layer'], count)} ({option_counts(stage['options'])})",
         "pieces": [
             {
                 "layers": piece["layers"],
-                "label": piece["option"] if piece["layers"] >= LABELLED * layers else "",
+                "label": _if_it_fits(piece["option"], piece["layers"] / layers),
                 "colour": option_colour(piece["option"]),
                 "ink": ink_on(option_colour(piece["option"])),
             }
             for piece in found
         ],
     }
+
+
+def _if_it_fits(text: str, share: float) -> str:
+    """``text``, where ``share`` of a strip has room for it on a phone; else nothing."""
+    return text if CHARACTER * len(text) + MARGIN <= share * PHONE else ""
