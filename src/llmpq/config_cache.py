@@ -1,5 +1,6 @@
 """What the Snakefile asks for: the chosen experiments, composed once for each change of the configuration."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from llmpq.errors import ConfigError
 def load_experiments(config_dir: str | Path, settings: Mapping[str, Any], cache_dir: str | Path) -> dict[str, dict[str, Any]]:
     """What ``snakemake --config experiments=a,b overrides='["key=value"]'`` asks for, composed; the default is every experiment.
 
-    Composing takes seconds where there are many, so the result is kept in ``cache_dir`` under a hash of all that it depends on.
+    Composing takes seconds where there are many, so the result is kept in ``cache_dir``, where that can be written, under a hash of all
+    that it depends on.
     """
     unknown = sorted(set(settings) - {"experiments", "overrides"})
     if unknown:
@@ -32,7 +34,8 @@ def load_experiments(config_dir: str | Path, settings: Mapping[str, Any], cache_
         found: dict[str, dict[str, Any]] = json.loads(cached.read_text(encoding="utf-8"))
         return found
     composed = compose(config_dir, names, overrides)
-    artifacts.write_text(cached, json.dumps(composed))
+    with contextlib.suppress(OSError):
+        artifacts.write_text(cached, json.dumps(composed))
     return composed
 
 

@@ -278,6 +278,11 @@ def test_a_device_that_two_experiments_change_needs_a_file_of_its_own(tmp_path: 
     assert "a file of its own in config/device" in told
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    assert load_experiments(CONFIG, {"experiments": "duo"}, tmp_path / "file" / "cache")["duo"]["name"] == "duo"
+
+
 def test_overrides_without_experiments_apply_to_what_is_served_here(tmp_path: Path) -> None:
     found = load_experiments(CONFIG, {"overrides": ["workload.new_tokens=7"]}, tmp_path)
     files = experiment_files(CONFIG)

@@ -19,7 +19,7 @@ from llmpq.track_files import targets
 from llmpq.validity.settings import read_studies
 
 one_line_errors()
-CONFIG, CACHE = Path(workflow.basedir) / "config", ".snakemake/llmpq"
+CONFIG, CACHE = Path(workflow.basedir) / "config", Path(workflow.basedir) / ".snakemake/llmpq"
 if {"host", "progress", "reason", "rules"} <= set(map(str, workflow.output_settings.quiet or ())) and not workflow.dryrun:
     only_errors()
 try:

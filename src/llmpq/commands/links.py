@@ -31,8 +31,11 @@ def read_cluster(config_dir: Path, name: str) -> dict[str, object]:
     from llmpq.config_suites import experiment_names
     from llmpq.errors import ConfigError
 
-    experiments = compose(config_dir, experiment_names(config_dir))
-    clusters = {each["cluster"]["name"]: each["cluster"] for each in experiments.values()}
-    if name not in clusters:
-        raise ConfigError(f"no experiment uses a cluster '{name}'; clusters in use: {', '.join(sorted(clusters))}")
-    return dict(clusters[name])
+    clusters: dict[str, dict[str, object]] = {}
+    served_first = dict.fromkeys([*experiment_names(config_dir, overridden=True), *experiment_names(config_dir)])
+    for experiment in served_first:  # one by one: composing all of them takes seconds
+        cluster = compose(config_dir, [experiment])[experiment]["cluster"]
+        clusters[cluster["name"]] = cluster
+        if cluster["name"] == name:
+            return dict(cluster)
+    raise ConfigError(f"no experiment uses a cluster '{name}'; clusters in use: {', '.join(sorted(clusters))}")
