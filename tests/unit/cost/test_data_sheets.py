@@ -19,8 +19,10 @@ def groups(name: str, *overrides: str) -> dict[str, object]:
     return {"name": name, **{key: found[key] for key in ("model", "cluster", "workload", "planner", "kernels")}}
 
 
-@pytest.mark.parametrize("row", sorted(paper_rows(CONFIG)))
-@pytest.mark.parametrize("kernels", ["2023", "today"])
+ROWS = [(row, "2023") for row in paper_rows(CONFIG)] + [("paper-3", "today"), ("paper-6-lat", "today")]
+
+
+@pytest.mark.parametrize(("row", "kernels"), ROWS)
 def test_the_suite_asks_what_the_bench_of_the_planner_asks(row: str, kernels: str) -> None:
     assert data_sheet_problem(**groups(f"{row}-{kernels}")) == paper_problem(CONFIG, row, kernels)[0]
 
