@@ -134,7 +134,8 @@ def _kernels() -> Iterator[Finding]:
         library()
         yield Finding("kernels", "ok", "attention over the cache, norms and activations: in C, compiled for this processor")
     except NativeMissingError as missing:
-        yield Finding("kernels", "note", f"attention over the cache, norms and activations: by torch, up to twice as slow; {missing}")
+        slower = "by torch, decode takes up to 1.5 times as long"
+        yield Finding("kernels", "note", f"attention over the cache, norms and activations: {slower}; {missing}")
     torch.manual_seed(0)
     torch.set_num_threads(1)  # as each emulated device has
     rows, inputs, outputs = SHAPE

@@ -266,6 +266,21 @@ def test_single_results_can_be_asked_for(folder: Path) -> None:
     assert (done.code, done.text.strip()) == (0, "")
 
 
+def test_a_file_of_requests_is_served_by_a_plan_of_the_experiment(folder: Path) -> None:
+    (folder / "requests").mkdir(exist_ok=True)
+    lines = [{"id": "a", "prompt": "Once upon a time", "max_new_tokens": 4}, {"id": "b", "prompt": "", "max_new_tokens": 4}]
+    (folder / "requests" / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    target = HOME / "llmpq" / "served" / "mine.jsonl"
+    done = run(folder, "--", str(target))
+    assert done.code == 0, done.text[-2000:]
+    found = [json.loads(line) for line in (folder / target).read_text(encoding="utf-8").splitlines()]
+    assert [each["id"] for each in found] == ["a", "b"]
+    assert (len(found[0]["tokens"]), "error" in found[1]) == (4, True)
+    assert artifacts.read(folder / target.with_suffix(".serve.json"), "serve")["served_requests"] == 1
+    again = run(folder, "--", str(target))
+    assert (again.code, again.text.strip()) == (0, "")
+
+
 def test_the_terminal_table_names_every_strategy(folder: Path) -> None:
     program = [str(Path(sys.executable).parent / "llmpq"), "report", "--table", str(HOME)]
     shown = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=60)

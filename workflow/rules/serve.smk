@@ -42,6 +42,38 @@ use rule serve as serve_on_nodes with:
         "Serve {wildcards.experiment} as {wildcards.strategy} planned it, on the nodes of its cluster"
 
 
+rule serve_file:
+    input:
+        plan=f"{RUN}/plan.json",
+        problem=f"{EXPERIMENT}/problem.json",
+        requests="requests/{file}.jsonl",
+        checkpoint=for_experiment("resources/models/{model}/checkpoint"),
+        quantised=quantised_weights,
+    output:
+        results=f"{RUN}/served/{{file}}.jsonl",
+        serve=f"{RUN}/served/{{file}}.serve.json",
+        timeline=f"{RUN}/served/{{file}}.timeline.json",
+        simulated=f"{RUN}/served/{{file}}.simulated.json",
+    log:
+        "results/logs/serve_file/{experiment}/{strategy}/{file}.log",
+    wildcard_constraints:
+        experiment=not_of(ON_NODES + SIMULATED),
+        file=r"[\w.-]+",
+    conda:
+        ENVIRONMENT
+    threads: all_cores
+    params:
+        serve=of_experiment("serve"),
+        backend=of_experiment("backend", "name margins port"),
+        cluster=lambda wildcards: as_launched(experiment(wildcards)["cluster"]),
+        workload=of_experiment("workload", "slots"),
+        code=code_digest("llmpq.serve.*"),
+    message:
+        "Serve requests/{wildcards.file}.jsonl as {wildcards.strategy} planned {wildcards.experiment}"
+    script:
+        "../scripts/serve_file.py"
+
+
 rule simulate:
     input:
         plans=strategy_files("plan.json"),

@@ -7,10 +7,10 @@ for each_suite in SUITES:
     rule:
         name:
             each_suite
-        localrule: True
         input:
             suite_files(each_suite),
             f"results/suites/{each_suite}/report.html",
+        localrule: True
 
 
 rule suite_report:

@@ -15,6 +15,7 @@ from llmpq.errors import ConfigError
 from llmpq.indicator.base import Damages, QuantisedLayer, Source
 from llmpq.quant.bnb import nf4_step
 from llmpq.quant.calibration import InputStatistics
+from llmpq.quant.kernels.cpu import ACTIVATION_LEVELS
 from llmpq.quant.options import WeightOption
 
 ROUNDINGS = {"deterministic": 4.0, "stochastic": 6.0}
@@ -47,7 +48,7 @@ def damage(
     total = float((per_column * moment)[columns].sum(dtype=torch.float64))
     if option.quantises_activations:
         # The same with weight and input exchanged: the step of a token is its largest magnitude over the codes' range.
-        levels = 2 ** (option.activation_bits - 1) - 1
+        levels = ACTIVATION_LEVELS if option.kernel == "int8-dynamic" else 2 ** (option.activation_bits - 1) - 1
         step = statistics.rows[:, columns].abs().amax(1).double().square().mean() / levels**2
         total += float(step * weight[:, columns].double().square().sum())
     return total / ROUNDINGS[rounding]

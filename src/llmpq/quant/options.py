@@ -36,7 +36,7 @@ class WeightOption:
     """One way to store and multiply a weight.
 
     ``bits`` per weight code; ``group_size`` input columns per scale (0: one scale per output row); ``symmetric`` codes times scales, else
-    plus an offset per group; ``activation_bits`` of what the kernel multiplies with; ``kernel`` is the family of kernels serving it;
+    plus an offset per group; ``activation_bits`` at most of what the kernel multiplies with; ``kernel`` is the family serving it;
     ``outliers`` tells whether some columns stay in fp32; ``package`` is the one that rounds the weights, where it is not llmpq.
     """
 
@@ -84,8 +84,8 @@ _KNOWN = (
     WeightOption("32", 32, 0, True, 32, "float"),
     WeightOption("16", 16, 0, True, 32, "fp16"),
     WeightOption("bf16", 16, 0, True, 16, "bf16"),
-    WeightOption("w8a8", 8, 0, True, 7, "int8-dynamic"),
-    WeightOption("w8a8-outlier", 8, 0, True, 7, "int8-dynamic", outliers=True),
+    WeightOption("w8a8", 8, 0, True, 8, "int8-dynamic"),
+    WeightOption("w8a8-outlier", 8, 0, True, 8, "int8-dynamic", outliers=True),
     WeightOption("bnb-int8", 8, 0, True, 8, "bnb-int8", package="bitsandbytes"),
     WeightOption("bnb-nf4", 4, 64, True, 16, "bnb-nf4", package="bitsandbytes"),
     *(_weight_only(bits, size, symmetric) for bits in (8, 4, 3, 2) for symmetric in (True, False) for size in GROUP_SIZES),

@@ -11,7 +11,7 @@ from llmpq.quant.kernels.cpu import make_linear
 from llmpq.quant.options import OPTIONS
 
 # (relative error of a row's output, in the 2-norm): bf16 has 8 bits of mantissa; activations of 7 bits have a step of 1/63 of the largest,
-# those of 8 bits of 1/127
+# those of 8 bits (with AVX-512 VNNI) of 1/127
 TOLERANCE = {"float": 1e-6, "fp16": 2e-6, "int8-dynamic": 3e-2, "bnb-int8": 2e-2}
 BF16 = 6e-3
 SHAPES = [(960, 576), (576, 1536), (48, 128), (16, 192), (2064, 64)]
@@ -170,3 +170,14 @@ def test_negative_scales_serve_too(option: str) -> None:
     product = x @ dequantise(OPTIONS[option], tensors).t()
     error = (make_linear(option, tensors)(x) - product).norm(dim=1) / product.norm(dim=1).clamp_min(1e-30)
     assert float(error.max()) < tolerance(option)
+
+
+def test_sums_of_the_largest_codes_do_not_saturate() -> None:
+    """Every product of the same sign and as large as it can be, which is what sums of 16 bits would cut off."""
+    outputs, inputs_ = 32, 1024
+    tensors = {"codes": torch.full((outputs, inputs_), 127, dtype=torch.int8), "scales": torch.ones(outputs, dtype=torch.bfloat16)}
+    x = torch.ones(4, inputs_)
+    x[1] = -1
+    x[2, ::2] = -1
+    expected = torch.tensor([127.0 * inputs_, -127.0 * inputs_, 0.0, 127.0 * inputs_])
+    torch.testing.assert_close(make_linear("w8a8", tensors)(x), expected[:, None].expand(-1, outputs), rtol=1e-6, atol=1e-3)

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from llmpq.errors import LlmpqError
 from llmpq.native import available, kernels
+from llmpq.quant.bytes import instruction_set
 from llmpq.quant.kernels.base import Linear, add_row_by_row
 from llmpq.quant.kernels.bnb import BnbInt8Linear, BnbNf4Linear
 from llmpq.quant.kernels.int4 import Int2Linear, Int3Linear, Int4Linear
 from llmpq.quant.options import WeightOption, weight_option
 
 FP16_MAX = 65504.0
-ACTIVATION_SCALE, ACTIVATION_ZERO = 1 / 63, 64
-"""7-bit activations: |code − 64| ≤ 63 can never saturate the 16-bit sums of pairs that AVX2's multiply-add makes."""
+ACTIVATION_LEVELS = 127 if instruction_set() == "avx512_vnni" else 63
+"""Largest code of an activation, positive or negative: 8 bits with AVX-512 VNNI, else 7. AVX2's multiply-add makes 16-bit sums of pairs
+first, which 8 bits can saturate and 7 cannot."""
 
 _PACKED_FOR_ROWS = 16
 """oneDNN lays a weight out for a number of rows; others are served from the same layout."""
@@ -96,7 +98,7 @@ class Int8Linear(Linear):
 
 
 class DynamicInt8Linear(Linear):
-    """Option ``w8a8``: int8 weights, activations rounded to 7 bits with one scale per token.
+    """Option ``w8a8``: int8 weights, activations rounded to 8 or 7 bits (ACTIVATION_LEVELS) with one scale per token.
 
     Each row is divided by its largest magnitude and multiplied with a FIXED activation scale, so a row's result does not depend on
     its neighbours in the batch (the usual dynamic operator takes one range over the whole tensor); bit-identical in any batch.
@@ -117,7 +119,7 @@ class DynamicInt8Linear(Linear):
 
     def _integer(self, normalised: Tensor) -> Tensor:
         operator = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        return operator(normalised, ACTIVATION_SCALE, ACTIVATION_ZERO, self._packed)
+        return operator(normalised, 1 / ACTIVATION_LEVELS, ACTIVATION_LEVELS + 1, self._packed)
 
 
 class OutlierInt8Linear(DynamicInt8Linear):
