@@ -34,7 +34,8 @@ def _row(member: Member) -> dict[str, Any]:
 def overview(members: list[Member]) -> Table:
     """The same for the page; small print names the baselines."""
     columns = [
-        *[Column(title, numeric=False) for title in ("experiment", "model", "devices")],
+        Column("experiment", "suite", numeric=False),
+        Column("model", "devices", numeric=False),
         *[Column(title) for title in ("batch", "goal", "tokens/s")],
         Column("speed-up", "over the best tuned baseline"),
         Column("speed-up", "over the best as published"),
@@ -57,8 +58,7 @@ def _cells(member: Member) -> list[Cell]:
     gap = planning["gap"]
     return [
         Cell(member.name, member.facts.suite, member.name),
-        Cell(member.summary["model"], key=member.summary["model"]),
-        Cell(member.facts.devices, key=member.facts.devices),
+        Cell(member.summary["model"], member.facts.devices, member.summary["model"]),
         Cell(batch, key=workload["requests"] * (workload["prompt_tokens"] + workload["new_tokens"])),
         _goal(member),
         Cell(number(speed), key=-1 if speed is None else speed),

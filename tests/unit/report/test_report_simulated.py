@@ -36,7 +36,8 @@ def test_the_summary_has_the_simulated_figures_and_says_so(folder: Path) -> None
 
 def test_page_and_figures_say_simulated_and_that_the_damage_is_a_stand_in(folder: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "in simulation" in page
+    assert "<span>simulated, uniform</span>" in page
+    assert "Nothing ran: these are the times that the simulation gave." in page
     assert stand_in.LABEL.replace("'", "&#39;") in page
     assert "as it happened" not in page
     for name in ("throughput", "phases", "timeline"):

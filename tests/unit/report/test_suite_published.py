@@ -105,7 +105,7 @@ def test_the_overview_has_a_row_per_experiment() -> None:
 def test_the_goal_is_a_limit_or_a_price() -> None:
     known = MEMBERS[0]
     priced = Member("a", known.directory, known.facts, {**known.summary, "objective": {"theta_ms": 2500.0}}, {})
-    goals = [row[4] for row in overview([known, priced]).rows]
+    goals = [row[3] for row in overview([known, priced]).rows]
     assert [(cell.text, cell.detail) for cell in goals] == [("≤ 0.500", "damage"), ("2.50 s", "for a damage of 1")]
     assert float(goals[0].key) < float(goals[1].key)
     assert priced.speedup(TUNED) is None
