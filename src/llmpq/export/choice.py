@@ -7,8 +7,8 @@ from llmpq.errors import ConfigError
 from llmpq.export.vllm import Vllm
 from llmpq.quant.options import DEFAULT_KV, weight_option
 
-NATIVE, VLLM = "native", "vllm"
-PLAN_FOR = (NATIVE, VLLM)
+NATIVE = "native"
+_END = "16"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def choice_for(backend: str, options: Sequence[str], end_options: Sequence[str],
         return Choice(list(options), list(end_options), list(kv_options), [])
     target = Vllm("cpu")
     refused = {name: why for name in options if (why := target.refusal(weight_option(name))) is not None}
-    ends = {name: "readers keep embedding and head unquantised" for name in end_options if weight_option(name).quantised}
+    ends = {name: "readers keep embedding and head alike and unquantised" for name in end_options if name != _END}
     caches = {name: "a checkpoint cannot say it of single layers" for name in kv_options if name != DEFAULT_KV}
     choice = Choice(
         _kept("quantizer.options", options, refused, backend),

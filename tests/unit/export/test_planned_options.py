@@ -20,9 +20,8 @@ def test_vllm_is_left_what_it_has_kernels_for_and_the_rest_has_its_reason() -> N
     for name, reason in (("8", "no kernel on the CPU"), ("w8a8-outlier", "outlier columns"), ("3", "kernel for 3 bits")):
         assert f"{name} (" in options
         assert reason in options
-    assert ends == "not offered for vllm, of embedding and head: 8 (readers keep embedding and head unquantised); w8a8 " + (
-        "(readers keep embedding and head unquantised)"
-    )
+    why = "(readers keep embedding and head alike and unquantised)"
+    assert ends == f"not offered for vllm, of embedding and head: 8 {why}; w8a8 {why}"
     assert "8 (a checkpoint cannot say it of single layers)" in caches
 
 
