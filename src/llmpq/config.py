@@ -155,7 +155,7 @@ class Backend:
     margins: bool
     address: str
     port: int
-    plan_for: str
+    plan_for: str = "native"
     compile: bool = True
 
 
