@@ -20,7 +20,9 @@ def test_a_plan_is_served_and_every_stage_has_its_calls(python: Path, tmp_path: 
 
     made, out = vllm_cases.planned(tmp_path), tmp_path / "out"
     settings = {"timeout_s": 60.0, "load_timeout_s": 400.0, "compile": False, "margins": True, "ignore_eos": True}
+    before = set(Path("/dev/shm").iterdir())
     document = serve_with_vllm(*made.asked(), out, settings, python)
+    assert set(Path("/dev/shm").iterdir()) <= before
     assert document == artifacts.read(out / "serve.json", "serve")
     assert (document["backend"], document["schedule"], document["new_tokens"]) == ("vllm", "continuous", REQUESTS * NEW)
     measured = document["throughput"]["measured"]
