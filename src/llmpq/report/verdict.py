@@ -53,7 +53,7 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _engine(summary: dict[str, Any]) -> list[str]:
     """What predictions are worth where another program served."""
-    return [f"Served by {summary['engine']}; predictions are priced with llmpq's own kernels."] if "engine" in summary else []
+    return [f"Served by {summary['engine']}; predictions are priced and quality is measured with llmpq's own kernels."] if "engine" in summary else []
 
 
 def _ratio(entry: Entry, other: Entry, side: str) -> float:
