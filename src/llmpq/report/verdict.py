@@ -52,8 +52,10 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _engine(summary: dict[str, Any]) -> list[str]:
-    """What predictions are worth where another program served."""
-    return [f"Served by {summary['engine']}; predictions are priced and quality is measured with llmpq's own kernels."] if "engine" in summary else []
+    """What predictions and quality are worth where another program served."""
+    if "engine" not in summary:
+        return []
+    return [f"Served by {summary['engine']}; predictions are priced and quality is measured with llmpq's own kernels."]
 
 
 def _ratio(entry: Entry, other: Entry, side: str) -> float:
