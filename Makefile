@@ -25,7 +25,7 @@ run: $(READY) $(if $(findstring vllm,$(EXPERIMENTS)),$(VLLM_CPU)/.ready) ## Run 
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
 	@for name in $(subst $(comma), ,$(EXPERIMENTS)); do llmpq report --table results/experiments/$$name || exit $$?; done
 
-all: $(READY) ## Run every suite of config/experiment but quick and test (`snakemake --cores 2 SUITE` for one)
+all: $(READY) ## Run every suite of config/experiment but quick, vllm and test (`snakemake --cores 2 SUITE` for one)
 	@$(SNAKEMAKE) $(CORES) all
 
 test: $(READY) ## Run the tests (the real model is prepared first, once)

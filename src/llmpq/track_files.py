@@ -26,6 +26,8 @@ class Tracked:
         """Whether ``experiment`` leaves such a file."""
         if self.stage == "explain" and not experiment["planner"]["explain"]:
             return False
+        if self.stage == "export" and experiment["backend"]["name"] != "vllm":
+            return False
         return self.stage in _SIMULATED_STAGES if is_simulated(experiment) else self.stage != "simulate"
 
 
@@ -56,7 +58,7 @@ TRACKED = (
     Tracked(f"{_EXPERIMENT}/{{strategy}}/plan.json", "plan"),
     Tracked(f"{_EXPERIMENT}/explain.json", "explain"),
     Tracked(f"{_EXPERIMENT}/pareto.json", "pareto"),
-    Tracked(f"{_EXPERIMENT}/{{strategy}}/{{export}}/", "export", copy=False),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/vllm/", "export", copy=False),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/requests.jsonl", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/serve.json", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/timeline.json", "serve"),
@@ -110,7 +112,6 @@ def names_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
         "evaluate": [experiment["evaluate"]["name"]] if experiment["evaluate"]["compare"] else [],  # names its reference
         "experiment": [experiment["name"]],
         "suite": [],  # what is made of many experiments is a result of none of them
-        "export": ["vllm"] if experiment["backend"]["name"] == "vllm" else [],
         "strategy": list(experiment["strategies"]),
         "device": sorted({member["device"] for member in experiment["cluster"]["members"]}),
         "text": used_texts(experiment),

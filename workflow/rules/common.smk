@@ -164,22 +164,6 @@ def if_compared(pattern):
     return lambda wildcards: for_experiment(pattern)(wildcards) if experiment(wildcards)["evaluate"]["compare"] else []
 
 
-def if_vllm(pattern):
-    """An input function: the pattern where vLLM serves the experiment, else nothing."""
-    return lambda wildcards: pattern if experiment(wildcards)["backend"]["name"] == "vllm" else []
-
-
-def served_by(wildcards):
-    """What decides how an experiment is served of its backend's settings; ``compile`` is vLLM's alone."""
-    backend = experiment(wildcards)["backend"]
-    return pick(backend, "name margins port compile" if backend["name"] == "vllm" else "name margins port")
-
-
-def serving_code(wildcards):
-    """The modules that serve an experiment."""
-    return ["llmpq.serve.*", *(["llmpq.vllm_serve.*"] if experiment(wildcards)["backend"]["name"] == "vllm" else [])]
-
-
 def all_cores(wildcards):
     """Threads of a job that has its machine to itself; those of a device's or a cluster's member where Snakemake submits it to a cluster."""
     if workflow.local_exec and not workflow.remote_exec:
