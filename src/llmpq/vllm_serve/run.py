@@ -25,6 +25,7 @@ from llmpq.vllm_serve.process import interpreter, run_engine
 
 BACKEND, SCHEDULE = "vllm", "continuous"
 LOG = "vllm.log"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _ENDS = {"stop": "eos", "length": "length"}  # why a request ended, in vLLM's words and ours; none has stop strings
 _TRACE_ONLY = {"mode": 2, "backend": "eager"}  # vLLM's DYNAMO_TRACE_ONCE without a compiler; a pipeline does not run without the trace
 
@@ -161,7 +162,9 @@ def _job(
 ) -> dict[str, Any]:
     """What engine.py is asked."""
     engine = {**exported["vllm"]["engine"], "max_num_seqs": options.slots, "enable_prefix_caching": False}
+    threads = str(max(len(stage["cores"]) for stage in stages))
     environment = {
+        **dict.fromkeys(_THREADS, threads),  # whoever started this process may have said how many it has itself
         "VLLM_PP_LAYER_PARTITION": ",".join(map(str, exported["vllm"]["partition"])),
         "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, stage["cores"])) for stage in stages),
     }
