@@ -33,7 +33,7 @@ class Recorder:
     def _notice_calls(self) -> None:
         runner = self.model_runner
         execute, sample = runner.execute_model, runner.sample_tokens
-        gather = getattr(runner, _GATHER, None)  # vLLM's newer runner for GPUs has none: what it waits counts as computing there
+        gather: Any = getattr(runner, _GATHER, None)  # vLLM's newer runner for GPUs has none: what it waits counts as computing there
 
         def executed(scheduled: Any, *given: Any, **named: Any) -> Any:
             counts = scheduled.num_scheduled_tokens
