@@ -44,7 +44,7 @@ def asked(model: Path, partition: Sequence[int], dtype: str = "float32") -> dict
 
 
 def rounded(inputs: Tensor) -> Tensor:
-    """Each token's activations on 255 levels, as vLLM's kernel rounds them; transformers divides by 127.5, llmpq by 63."""
+    """Each token's activations on 255 levels, as vLLM's kernel rounds them; transformers divides by 127.5."""
     scale = (inputs.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
     return (inputs / scale).round() * scale
 

@@ -102,7 +102,7 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
             "results/profiles/default/smollm2-135m-instruct/gpu.json",
             "unknown device 'gpu'; known: a100-40g, a800-80g, cpu-fast, cpu-large, cpu-middle, cpu-slow",
         ),
-        ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, paper-1, "),
+        ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, pair, paper-1, "),
         ("resources/texts/bible.txt", "unknown text 'bible'; known: wikipedia, news, python-docs"),
         ("results/quantised/smollm2-135m-instruct/awq/layers-000-014", "unknown quantizer 'awq'; known: auto-gptq, gptq"),
         (
