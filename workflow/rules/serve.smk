@@ -13,8 +13,10 @@ def served_by(wildcards):
 
 
 def serving_code(wildcards):
-    """The modules that serve an experiment."""
-    return ["llmpq.serve.*", *(["llmpq.vllm_serve.*"] if experiment(wildcards)["backend"]["name"] == "vllm" else [])]
+    """Digest of the modules that serve an experiment."""
+    if experiment(wildcards)["backend"]["name"] == "vllm":
+        return code_digest("llmpq.serve.*", "llmpq.vllm_serve.*")
+    return code_digest("llmpq.serve.*")
 
 
 rule export:
@@ -66,7 +68,7 @@ rule serve:
         backend=served_by,
         cluster=lambda wildcards: as_launched(experiment(wildcards)["cluster"]),
         workload=of_experiment("workload", "slots ignore_eos"),
-        code=lambda wildcards: code_digest(*serving_code(wildcards)),
+        code=serving_code,
     message:
         "Serve {wildcards.experiment} as {wildcards.strategy} planned it"
     script:
