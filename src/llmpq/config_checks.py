@@ -20,7 +20,8 @@ CHOICES = {
     "indicator.rounding": ("deterministic", "stochastic"),
     "indicator.moment": ("variance", "second"),
     "planner.solver": ("glpk", "highs"),
-    "backend.name": ("native",),
+    "backend.name": ("native", "vllm"),
+    "backend.plan_for": ("native", "vllm"),
     "serve.schedule": ("barrier", "continuous"),
     "kernels": ("2023", "today"),
 }
@@ -107,6 +108,8 @@ def check_experiment(name: str, experiment: Mapping[str, Any]) -> None:
     _check_ranges(experiment, fail)
     _check_cluster(experiment["cluster"], fail)
     check_simulated(experiment, fail)
+    if experiment["backend"]["name"] == "vllm":
+        _check_vllm(experiment, fail)
 
 
 def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
@@ -235,6 +238,23 @@ def _check_node(cluster: Mapping[str, Any], member: Mapping[str, Any], where: st
     for part in ("partition", "gres", "constraint"):
         if re.search(r"[\s;]", device["slurm"][part]):
             fail(f"cluster.types.{device['name']}.slurm.{part}", f"is '{device['slurm'][part]}'; Slurm's names have no spaces")
+
+
+def _check_vllm(experiment: Mapping[str, Any], fail: Any) -> None:
+    """vLLM runs here on whole processor cores, a stage on cores of its own, and batches in its own way."""
+    cluster = experiment["cluster"]
+    if experiment["backend"]["plan_for"] != "vllm":
+        fail("backend.plan_for", f"is '{experiment['backend']['plan_for']}', but vLLM serves only plans made for it; set it to vllm")
+    if experiment["serve"]["schedule"] != "continuous":
+        fail("serve.schedule", "is 'barrier', but vLLM gives a finished request's place to the next one at once; choose serve=continuous")
+    if cluster["launch"] != "local":
+        fail("cluster.launch", f"is '{cluster['launch']}', but vLLM is started on this machine only; export the plan for other hosts")
+    for key in dict.fromkeys(member["device"] for member in cluster["members"]):
+        if cluster["types"][key]["slowdown"] != 1:
+            fail(f"cluster.types.{key}.slowdown", f"is {cluster['types'][key]['slowdown']}, but vLLM cannot be slowed down; choose 1")
+    cores = [core for member in cluster["members"] for core in member["cores"]]
+    if len(set(cores)) < len(cores):
+        fail("cluster.members", "share cores, but vLLM binds each stage to cores of its own; choose another cluster")
 
 
 def _check_cluster(cluster: Mapping[str, Any], fail: Any) -> None:

@@ -9,7 +9,7 @@ from llmpq.errors import ConfigError
 OWN = "default"
 """The suite of an experiment that names none."""
 
-ASKED_FOR = ("test", "quick")
+ASKED_FOR = ("test", "quick", "vllm")
 """Suites that are no part of ``all``."""
 
 OVERRIDDEN = (OWN, "local")

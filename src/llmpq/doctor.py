@@ -101,6 +101,7 @@ def _optional() -> Iterator[Finding]:
     """What only some settings need; its absence is a note."""
     from llmpq.errors import LlmpqError
     from llmpq.quant.auto_gptq import AutoGptq
+    from llmpq.vllm_serve.process import interpreter
 
     try:
         yield Finding("packages", "ok", f"lm_eval {metadata.version('lm_eval')}")
@@ -109,6 +110,11 @@ def _optional() -> Iterator[Finding]:
         yield Finding("packages", "note", f"lm_eval: not there, needed for {needed}")
     try:
         yield Finding("packages", "ok", f"auto-gptq {AutoGptq().version}, in an environment of its own")
+    except LlmpqError as error:
+        yield Finding("packages", "note", str(error))
+    try:
+        interpreter()
+        yield Finding("packages", "ok", "vllm for backend=vllm, in an environment of its own")
     except LlmpqError as error:
         yield Finding("packages", "note", str(error))
 

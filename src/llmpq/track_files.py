@@ -26,6 +26,8 @@ class Tracked:
         """Whether ``experiment`` leaves such a file."""
         if self.stage == "explain" and not experiment["planner"]["explain"]:
             return False
+        if self.stage == "export" and experiment["backend"]["name"] != "vllm":
+            return False
         return self.stage in _SIMULATED_STAGES if is_simulated(experiment) else self.stage != "simulate"
 
 
@@ -56,6 +58,7 @@ TRACKED = (
     Tracked(f"{_EXPERIMENT}/{{strategy}}/plan.json", "plan"),
     Tracked(f"{_EXPERIMENT}/explain.json", "explain"),
     Tracked(f"{_EXPERIMENT}/pareto.json", "pareto"),
+    Tracked(f"{_EXPERIMENT}/{{strategy}}/vllm/", "export", copy=False),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/requests.jsonl", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/serve.json", "serve"),
     Tracked(f"{_EXPERIMENT}/{{strategy}}/timeline.json", "serve"),

@@ -57,7 +57,31 @@ def test_every_entry_can_be_chosen_by_name(path: Path) -> None:
     experiment = "smoke" if path.stem == "tiny" else "quick-3-today" if path.stem.startswith("paper-") else "duo"
     # What a quantizer offers has to be timed.
     companions = ["profile=tiny"] if path.stem == "tiny" else ["profile.options=${quantizer.options}"] if group == "quantizer" else []
+    companions += ["cluster=pair", "serve=continuous"] if path.stem == "vllm" else []
     assert compose(CONFIG, [experiment], [*companions, f"{group}={path.stem}"])[experiment][group]["name"] == path.stem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["cluster=pair", "backend.plan_for=native"], ["backend.plan_for", "is 'native'", "set it to vllm"]),
+        (["cluster=pair", "serve=barrier"], ["serve.schedule", "choose serve=continuous"]),
+        (["cluster=duo"], ["cluster.types.cpu-slow.slowdown", "is 2.5", "cannot be slowed down"]),
+        (["cluster=pair", "cluster.types.cpu-large.slowdown=3", "cluster.types.cpu-middle.slowdown=3"], ["cpu-large.slowdown", "is 3"]),
+        (["cluster=pair", "backend.name=vlm"], ["backend.name", "native, vllm"]),
+    ],
+)
+def test_what_vllm_cannot_be_given_is_refused(overrides: list[str], parts: list[str]) -> None:
+    told = message(["serve=continuous", "backend=vllm", *overrides])
+    for part in parts:
+        assert part in told
+
+
+def test_the_two_experiments_of_a_pair_differ_in_what_serves_them_alone() -> None:
+    own, other = (compose(CONFIG, ["pair", "pair-vllm"])[name] for name in ("pair", "pair-vllm"))
+    assert {key for key in own if own[key] != other[key]} == {"name", "backend"}
+    assert (own["backend"]["name"], other["backend"]["name"]) == ("native", "vllm")
+    assert own["backend"]["plan_for"] == other["backend"]["plan_for"] == "vllm"
 
 
 def test_the_duo_cluster_has_two_unequal_devices_on_cores_of_their_own() -> None:

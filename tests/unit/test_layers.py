@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulate": BASE | {"plan", "schedule", "trace"},
     "planning": BASE | {"plan", "simulate"},
     "serve": BASE | MODEL | {"emulation", "processes", "schedule", "simulate", "slurm", "trace"},
+    "vllm_serve": BASE | MODEL | {"export", "processes", "serve", "trace"},
     "validity": BASE | MODEL | {"evaluate", "text", "report"},
     "evaluate": BASE | MODEL | {"text"},
     "export": BASE | MODEL,
@@ -73,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "track_metrics": BASE,
     "track_store": BASE,
     "track": BASE | {"config_evaluate", "config_simulated", "session", "track_files", "track_metrics", "track_store"},
-    "doctor": BASE | MODEL | {"plan"},
+    "doctor": BASE | MODEL | {"plan", "vllm_serve"},
     "cli": {"errors", "commands"},
     "__main__": {"cli"},
 }

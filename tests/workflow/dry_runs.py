@@ -7,7 +7,7 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.types import ConfigSettings, DAGSettings, ExecutionSettings, OutputSettings, Quietness, ResourceSettings
 
 ROOT = Path(__file__).parents[2]
-DIRECTORIES = ("checkpoint", "ends", "figures")
+DIRECTORIES = ("checkpoint", "ends", "figures", "vllm")
 NeedRun = Callable[..., set[str]]
 
 

@@ -100,9 +100,9 @@ def test_a_mistake_is_one_line_before_anything_runs(tmp_path: Path, config: list
         ("resources/models/gpt/model.json", "unknown model 'gpt'; known: bloom-176b, opt-13b, opt-30b, opt-66b, smollm2-135m-instruct"),
         (
             "results/profiles/default/smollm2-135m-instruct/gpu.json",
-            "unknown device 'gpu'; known: a100-40g, a800-80g, cpu-fast, cpu-large, cpu-slow",
+            "unknown device 'gpu'; known: a100-40g, a800-80g, cpu-fast, cpu-large, cpu-middle, cpu-slow",
         ),
-        ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, paper-1, "),
+        ("results/links/default/duet.json", "unknown cluster 'duet'; known: duo, pair, paper-1, "),
         ("resources/texts/bible.txt", "unknown text 'bible'; known: wikipedia, news, python-docs"),
         ("results/quantised/smollm2-135m-instruct/awq/layers-000-014", "unknown quantizer 'awq'; known: auto-gptq, gptq"),
         (

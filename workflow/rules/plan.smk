@@ -37,7 +37,8 @@ rule problem:
         quantizer=of_experiment("quantizer", "options"),
         planner=of_experiment("planner", "objective micro_batches"),
         serve=of_experiment("serve", "schedule"),
-        code=code_digest("llmpq.cost.problem"),
+        backend=of_experiment("backend", "plan_for"),
+        code=code_digest("llmpq.cost.problem", "llmpq.export.choice"),
     message:
         "Write the planning problem of {wildcards.experiment}"
     script:

@@ -1,6 +1,46 @@
 """Run a plan, or simulate it where its devices are not here: a process for each stage, then the quality of the very weights that were served, beside the 16-bit model."""
 
 
+def if_vllm(pattern):
+    """An input function: the pattern where vLLM serves the experiment, else nothing."""
+    return lambda wildcards: pattern if experiment(wildcards)["backend"]["name"] == "vllm" else []
+
+
+def served_by(wildcards):
+    """What decides how an experiment is served of its backend's settings; ``compile`` is vLLM's alone."""
+    backend = experiment(wildcards)["backend"]
+    return pick(backend, "name margins port compile" if backend["name"] == "vllm" else "name margins port")
+
+
+def serving_code(wildcards):
+    """Digest of the modules that serve an experiment."""
+    if experiment(wildcards)["backend"]["name"] == "vllm":
+        return code_digest("llmpq.serve.*", "llmpq.vllm_serve.*")
+    return code_digest("llmpq.serve.*")
+
+
+rule export:
+    input:
+        plan=f"{RUN}/plan.json",
+        problem=f"{EXPERIMENT}/problem.json",
+        checkpoint=for_experiment("resources/models/{model}/checkpoint"),
+        quantised=quantised_weights,
+    output:
+        directory(f"{RUN}/vllm"),
+    log:
+        "results/logs/export/{experiment}/{strategy}.log",
+    benchmark:
+        "results/benchmarks/export/{experiment}/{strategy}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("llmpq.export.*"),
+    message:
+        "Write {wildcards.experiment} as {wildcards.strategy} planned it for vLLM"
+    script:
+        "../scripts/export.py"
+
+
 rule serve:
     input:
         plan=f"{RUN}/plan.json",
@@ -8,6 +48,7 @@ rule serve:
         requests=f"{EXPERIMENT}/workload.json",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
         quantised=quantised_weights,
+        export=if_vllm(f"{RUN}/vllm"),
     output:
         requests=f"{RUN}/requests.jsonl",
         serve=f"{RUN}/serve.json",
@@ -24,10 +65,10 @@ rule serve:
     threads: all_cores
     params:
         serve=of_experiment("serve"),
-        backend=of_experiment("backend", "name margins port"),
+        backend=served_by,
         cluster=lambda wildcards: as_launched(experiment(wildcards)["cluster"]),
         workload=of_experiment("workload", "slots ignore_eos"),
-        code=code_digest("llmpq.serve.*"),
+        code=serving_code,
     message:
         "Serve {wildcards.experiment} as {wildcards.strategy} planned it"
     script:

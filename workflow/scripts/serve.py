@@ -6,6 +6,8 @@ from llmpq import artifacts, planless
 from llmpq.job import job
 from llmpq.serve.batch import serve
 from llmpq.serve.job import run_settings
+from llmpq.vllm_serve.run import BACKEND as VLLM
+from llmpq.vllm_serve.run import serve_with_vllm
 
 with job(snakemake):
     given, params, out = snakemake.input, snakemake.params, snakemake.output
@@ -13,13 +15,9 @@ with job(snakemake):
         planless.write_unserved(given.plan, out.requests, out.serve, out.timeline, out.simulated)
     else:
         groups = {"serve": params.serve, "workload": params.workload, "backend": params.backend}
-        serve(
-            given.plan,
-            given.problem,
-            given.requests,
-            params.cluster,
-            given.checkpoint,
-            given.quantised,
-            Path(out.serve).parent,
-            run_settings(groups, snakemake.wildcards.experiment),
-        )
+        settings, folder = run_settings(groups, snakemake.wildcards.experiment), Path(out.serve).parent
+        asked = (given.plan, given.problem, given.requests, params.cluster, given.checkpoint)
+        if settings["backend"] == VLLM:
+            serve_with_vllm(*asked, given.export, folder, settings)
+        else:
+            serve(*asked, given.quantised, folder, settings)

@@ -1,12 +1,11 @@
 """``llmpq export``: the weights of a plan as a checkpoint that other programs load."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmpq.export.vllm import Launch
+    from llmpq.export.target import Target
 
 HELP = "write the weights of a plan as a checkpoint of another format, without quantising again"
 
@@ -47,47 +46,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export; prints what was written and the digest of its weights."""
-    from llmpq import artifacts
-    from llmpq.export.assignment import Assignment
     from llmpq.export.target import ExportError
     from llmpq.export.targets import target_named
     from llmpq.export.vllm import Vllm
-    from llmpq.export.write import export_checkpoint
-    from llmpq.model.spec import ModelSpec
 
     if bool(args.plan) == bool(args.option):
         raise ExportError("give either PLAN.json or --option")
-    target, out, launch = target_named(args.to[0], args.platform), Path(args.to[1]), None
-    if args.plan:
-        assignment = Assignment.of_plan(artifacts.read(args.plan, "plan"), str(args.plan))
-    else:
-        assignment = Assignment.uniform(args.option, ModelSpec.from_directory(args.checkpoint).layers)
+    target, out = target_named(args.to[0], args.platform), Path(args.to[1])
     if isinstance(target, Vllm):
-        launch = _launch(args, target.platform)
+        record = _export_for_vllm(args, target.platform)
     elif args.problem or args.platform:
         raise ExportError(f"--problem and --platform are for --to vllm, not {target.name}")
-    same_as = {str(path): _weights_of(path) for path in args.same_as}
-    inputs = tuple(path for path in (args.plan, args.problem) if path)
-    record = export_checkpoint(args.checkpoint, args.quantised, assignment, target, out, same_as=same_as, launch=launch, inputs=inputs)
+    else:
+        record = _export(args, target)
     size = sum(record["files"].values()) / 2**20
     print(f"{out}: {target.name}, {len(record['options'])} layers, {size:.1f} MiB, {record['dtype']}, weights {record['weights_sha256']}")
     return 0
 
 
-def _launch(args: argparse.Namespace, platform: str) -> "Callable[[str], Launch]":
-    """vLLM's settings for the plan, once the type that the checkpoint computes in is known."""
-    from llmpq import artifacts
+def _export_for_vllm(args: argparse.Namespace, platform: str) -> dict[str, Any]:
+    from llmpq.export.plan import export_plan
     from llmpq.export.target import ExportError
-    from llmpq.export.vllm import launch
-    from llmpq.model.spec import ModelSpec
 
     if not (args.plan and args.problem):
         raise ExportError("--to vllm needs PLAN.json and --problem PROBLEM.json: pipeline, cut and batches come from them")
-    plan, problem = artifacts.read(args.plan, "plan"), artifacts.read(args.problem, "problem")
-    if plan["problem_sha256"] != artifacts.body_digest(problem):
-        raise ExportError(f"{args.plan} was made for another problem than {args.problem}; give the problem it was planned for")
-    spec = ModelSpec.from_directory(args.checkpoint)
-    return lambda dtype: launch(plan, problem, spec, platform, dtype)
+    given = (args.plan, args.problem, args.checkpoint, args.quantised, args.to[1])
+    return export_plan(*given, platform=platform, same_as=_weights_of_all(args.same_as))
+
+
+def _export(args: argparse.Namespace, target: "Target") -> dict[str, Any]:
+    """The checkpoint alone."""
+    from llmpq import artifacts
+    from llmpq.export.assignment import Assignment
+    from llmpq.export.write import export_checkpoint
+    from llmpq.model.spec import ModelSpec
+
+    if args.plan:
+        assignment = Assignment.of_plan(artifacts.read(args.plan, "plan"), str(args.plan))
+    else:
+        assignment = Assignment.uniform(args.option, ModelSpec.from_directory(args.checkpoint).layers)
+    same_as, inputs = _weights_of_all(args.same_as), (args.plan,) if args.plan else ()
+    return export_checkpoint(args.checkpoint, args.quantised, assignment, target, args.to[1], same_as=same_as, inputs=inputs)
+
+
+def _weights_of_all(paths: list[Path]) -> dict[str, str]:
+    return {str(path): _weights_of(path) for path in paths}
 
 
 def _weights_of(path: Path) -> str:

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from llmpq.config import compose
     from llmpq.cost.problem import write_problem
+    from llmpq.export.choice import choice_for
 
     chosen = compose(args.config, [args.experiment], args.overrides)[args.experiment]
     model, profile, cluster = chosen["model"]["name"], chosen["profile"]["name"], chosen["cluster"]
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
         "indicator": args.results / "indicators" / model / chosen["quantizer"]["name"] / f"{chosen['indicator']['name']}.json",
         "costs": {device: args.results / "cost" / profile / model / f"{device}.json" for device in devices},
     }
+    offered = (chosen["quantizer"]["options"], chosen["model"]["end_options"], chosen["model"]["kv_options"])
+    choice = choice_for(chosen["backend"]["plan_for"], *offered)
     document = write_problem(
         args.out,
         paths,
@@ -35,10 +38,11 @@ def run(args: argparse.Namespace) -> int:
         cluster=cluster,
         workload=chosen["workload"],
         planner=chosen["planner"],
-        options=chosen["quantizer"]["options"],
+        options=choice.options,
         schedule=chosen["serve"]["schedule"],
-        end_options=chosen["model"]["end_options"],
-        kv_options=chosen["model"]["kv_options"],
+        end_options=choice.end_options,
+        kv_options=choice.kv_options,
+        notes=choice.notes,
     )
     print(f"{args.out}: {len(document['devices'])} devices, options {', '.join(document['options'])}")
     if "description" in document:

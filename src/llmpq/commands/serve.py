@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the results: a file (FILE.serve.json and FILE.timeline.json go beside it), or a folder for requests.jsonl, serve.json and "
         "timeline.json",
     )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="serve with vLLM, on this machine's cores, from what `llmpq export PLAN.json --to vllm DIR --platform cpu` wrote (the "
+        "configuration's backend vllm); needs --problem, and the requests as a workload.json",
+    )
     parser.add_argument("--order", choices=("request", "finished"), help="of the results (default: that of the requests)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="for requests that do not say (default: 256)")
     parser.add_argument("--seed", type=int, help="of sampled requests that have none, together with their ids (default: 0)")
@@ -79,8 +86,11 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from llmpq.config_groups import read_groups
+    from llmpq.errors import ServeError
     from llmpq.serve.batch import serve
     from llmpq.serve.job import run_settings
+    from llmpq.vllm_serve.run import BACKEND as VLLM
+    from llmpq.vllm_serve.run import serve_with_vllm
 
     given = {key: value for key in OVERRIDES if (value := getattr(args, key)) is not None}
     cluster, settings = None, given
@@ -88,7 +98,13 @@ def run(args: argparse.Namespace) -> int:
         config = read_groups(args.config, ("cluster", "serve", "workload", "backend"))
         cluster, settings = config["cluster"], run_settings(config, config["name"], **given)
     say = partial(print, flush=True)  # whoever reads a pipe sees progress too
-    document = serve(args.plan, args.problem, args.requests, cluster, args.checkpoint, args.quantised, args.out, settings, say)
+    asked = (args.plan, args.problem, args.requests, cluster, args.checkpoint)
+    if args.export is None and settings.get("backend") != VLLM:
+        document = serve(*asked, args.quantised, args.out, settings, say)
+    elif args.export is None or args.problem is None:
+        raise ServeError("with backend vllm give --problem PROBLEM.json and --export DIR, which `llmpq export --to vllm` wrote")
+    else:
+        document = serve_with_vllm(*asked, args.export, args.out, settings)
     measured, predicted = (document["throughput"][key] for key in ("measured", "predicted"))
     print(f"{document['served_requests']} requests, {document['new_tokens']} tokens in {measured['total_s']:.2f} s")
     for key, what, unit in (("tokens_per_s", "throughput", "tokens/s"), ("prefill_s", "prefill", "s"), ("decode_s", "decode", "s")):

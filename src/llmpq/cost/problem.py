@@ -212,15 +212,17 @@ def _source(sources: Iterable[str]) -> str:
     return max(sources, key=order.index)
 
 
-def write_problem(out: str | Path, paths: Mapping[str, Any], **values: Any) -> dict[str, Any]:
+def write_problem(out: str | Path, paths: Mapping[str, Any], *, notes: Sequence[str] = (), **values: Any) -> dict[str, Any]:
     """Read the artifacts named in ``paths`` and write ``problem.json``; returns the document.
 
     ``paths``: ``model``, ``links``, ``indicator`` (files) and ``costs`` (file by device type). ``values``: the other arguments of
-    ``build_problem`` (name, cluster, workload, planner, options, schedule).
+    ``build_problem`` (name, cluster, workload, planner, options, schedule). ``notes`` come first in the description.
     """
     costs = {kind: artifacts.read(path, "cost") for kind, path in paths["costs"].items()}
     model, links = artifacts.read(paths["model"], "model"), artifacts.read(paths["links"], "links")
     indicator = artifacts.read(paths["indicator"], "indicator")
     body = build_problem(model=model, costs=costs, links=links, indicator=indicator, **values)
+    if notes:
+        body["description"] = "; ".join([*notes, *([body["description"]] if "description" in body else [])])
     inputs = [paths["model"], paths["links"], paths["indicator"], *paths["costs"].values()]
     return artifacts.write(out, "problem", body, source=body["source"], inputs=inputs, config=dict(values))

@@ -7,7 +7,6 @@ chunks of at most ``max_num_batched_tokens``, filled up with the decode steps th
 """
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,12 @@ from typing import Any
 from llmpq.export.compressed_tensors import CompressedTensors
 from llmpq.export.target import ExportError
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.options import WeightOption
+from llmpq.quant.options import WeightOption, weight_option
 
 PLATFORMS = ("cuda", "cpu")
 LAUNCHER, SETTINGS = "serve.sh", "vllm.yaml"
 
 _BLOCK_TOKENS = 128  # vLLM keeps a sequence's cache in whole blocks, of at most so many tokens
-_GIB = 2**30
 _KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -59,18 +57,16 @@ class Launch:
         return {SETTINGS: self._settings(), LAUNCHER: self._launcher()}
 
     def _settings(self) -> str:
-        given = dict(self.engine)
-        if self.platform == "cpu":
-            del given["kv_cache_memory_bytes"]  # in whole GiB of VLLM_CPU_KVCACHE_SPACE there
-        lines = [f"{name.replace('_', '-')}: {value}" for name, value in given.items()]
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in self.engine.items()]
         return "# Read by `vllm serve --config`; written by llmpq export.\n" + "\n".join(lines) + "\n"
 
     def _launcher(self) -> str:
         named = zip(self.devices, self.partition, strict=True)
         stages = [f"#   {number}: {device}, {layers} layers" for number, (device, layers) in enumerate(named)]
-        environment = {"VLLM_PP_LAYER_PARTITION": ",".join(map(str, self.partition))}
+        server = 'vllm serve "$here"'
         if self.platform == "cpu":
-            environment["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(self.engine["kv_cache_memory_bytes"] / _GIB))
+            # vLLM's wheel for processors has another name than `vllm`, by which its command looks for its own version
+            server = '"${PYTHON:-python3}" -m vllm.entrypoints.openai.api_server --model "$here"'
             cores = "|".join(map(str, range(len(self.partition))))
             places = f'export VLLM_CPU_OMP_THREADS_BIND="${{CORES:-{cores}}}"  # cores of each stage, in the order above'
         else:
@@ -84,8 +80,8 @@ class Launch:
             "set -eu",
             'here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)',
             places,
-            *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
-            'exec vllm serve "$here" --config "$here/vllm.yaml" --host "${HOST:-127.0.0.1}" --port "${PORT:-8000}" "$@"',
+            f"export VLLM_PP_LAYER_PARTITION={','.join(map(str, self.partition))}",
+            f'exec {server} --config "$here/vllm.yaml" --host "${{HOST:-127.0.0.1}}" --port "${{PORT:-8000}}" "$@"',
             "",
         ])  # fmt: skip
 
@@ -98,7 +94,7 @@ def launch(plan: Mapping[str, Any], problem: Mapping[str, Any], spec: ModelSpec,
     workload, stages = problem["workload"], sorted(plan["stages"], key=lambda stage: stage["first_layer"])
     longest = int(workload["prompt_tokens"]) + int(workload["new_tokens"])
     spec.check_context(longest)
-    computing = "float32" if platform == "cpu" else dtype
+    computing = dtype if platform == "cuda" else _cpu_type(stages)
     partition = [len(stage["options"]) for stage in stages]
     slots = int(workload["slots"])
     blocks = slots * math.ceil(longest / _BLOCK_TOKENS) + 1  # and the one that vLLM never gives out
@@ -114,6 +110,11 @@ def launch(plan: Mapping[str, Any], problem: Mapping[str, Any], spec: ModelSpec,
         "distributed_executor_backend": "mp",
     }
     return Launch(engine, partition, [stage["device"] for stage in stages], platform)
+
+
+def _cpu_type(stages: list[dict[str, Any]]) -> str:
+    """What vLLM computes in on the CPU: its kernel for 4-bit weights has no fp32."""
+    return "bfloat16" if any(weight_option(name).bits == 4 for stage in stages for name in stage["options"]) else "float32"
 
 
 def _group_size(stages: list[dict[str, Any]], problem: Mapping[str, Any]) -> int:

@@ -35,6 +35,7 @@ def summarise(experiment: Experiment) -> Document:
         "layers": problem["model"]["layers"],
         "workload": {key: problem["workload"][key] for key in ("requests", "slots", "prompt_tokens", "new_tokens")},
         "schedule": schedule,
+        **_engine(experiment),
         "objective": problem["objective"],
         "reference_option": problem.get("reference_option", "4"),
         "problem_sha256": artifacts.body_digest(problem),
@@ -63,6 +64,12 @@ def _schedule(experiment: Experiment) -> str:
         found = f"{second} ran the schedule {other}, {first} {one}; serve one of them again"
         raise ArtifactError(f"{experiment.directory / second}/serve.json: key 'schedule': {found}")
     return next(iter(ran), str(experiment.problem["schedule"]))
+
+
+def _engine(experiment: Experiment) -> Document:
+    """``engine`` where another program than llmpq's own runtime served: its name and version."""
+    found = sorted({str(run.serve["engine"]) for run in experiment.runs if run.serve and "engine" in run.serve})
+    return {"engine": ", ".join(found)} if found else {}
 
 
 def _strategy(experiment: Experiment, run: Run) -> Document:

@@ -37,6 +37,7 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
     points += [_quality(focus, others, side, claimed)] if summary["served"] else []
     points += [_goal(summary, entries, side)] if others and claimed else []
     points += [_prediction(focus)] if summary["served"] and claimed else []
+    points += _engine(summary)
     points += [_certificate(focus), *_without_plan(summary), *_degraded(summary)]
     return {
         "focus": focus["strategy"],
@@ -48,6 +49,13 @@ def verdict(summary: dict[str, Any]) -> dict[str, Any]:
         "headline": points[0],
         "points": points[1:],
     }
+
+
+def _engine(summary: dict[str, Any]) -> list[str]:
+    """What predictions and quality are worth where another program served."""
+    if "engine" not in summary:
+        return []
+    return [f"Served by {summary['engine']}; predictions are priced and quality is measured with llmpq's own kernels."]
 
 
 def _ratio(entry: Entry, other: Entry, side: str) -> float:

@@ -42,10 +42,10 @@ class Exported:
         return {f"{name}.weight": dequantise(OPTIONS[option], tensors) for name, tensors in stored.operators.items()}
 
 
-def make(case: str, directory: Path, options: Sequence[str]) -> Exported:
+def make(case: str, directory: Path, options: Sequence[str], hidden: int = 64) -> Exported:
     """A random model of the case, wide enough for groups of 64, its layers rounded to nearest at ``options``."""
     family, settings = CASES[case]
-    wide: dict[str, Any] = {"hidden_size": 64}
+    wide: dict[str, Any] = {"hidden_size": hidden}
     wide |= {"n_layer": len(options)} if family == "Bloom" else {"num_hidden_layers": len(options), "num_attention_heads": 4}
     wide |= {"ffn_dim": 128} if family == "OPT" else {} if family == "Bloom" else {"intermediate_size": 128}
     if "num_key_value_heads" in settings:

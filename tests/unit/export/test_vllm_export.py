@@ -90,13 +90,21 @@ def test_the_launcher_says_them_to_vllm_from_anywhere(made: dict[str, Any], tmp_
     assert all(f"#   {number}: d{number}, {layers} layers" in script for number, layers in enumerate(partition))
 
 
-def test_on_the_cpu_stages_have_cores_and_whole_gibibytes(made: dict[str, Any], tmp_path: Path) -> None:
-    assert export(made, tmp_path / "out", "--platform", "cpu") == 0
-    said = run(tmp_path / "out", tmp_path, CORES="0-3|4-7")["environment"]
-    assert (said["VLLM_CPU_OMP_THREADS_BIND"], said["VLLM_CPU_KVCACHE_SPACE"]) == ("0-3|4-7", "1")
-    settings = yaml.safe_load((tmp_path / "out/vllm.yaml").read_text())
-    assert settings["dtype"] == "float32"
-    assert "kv-cache-memory-bytes" not in settings
+def test_on_the_cpu_stages_have_cores_and_the_module_is_started(made: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert export(made, out, "--platform", "cpu") == 0
+    said = run(out, tmp_path, CORES="0-3|4-7", PYTHON=str(tmp_path / "bin/vllm"))
+    assert said["arguments"][:6] == ["-m", "vllm.entrypoints.openai.api_server", "--model", str(out), "--config", str(out / "vllm.yaml")]
+    assert said["environment"]["VLLM_CPU_OMP_THREADS_BIND"] == "0-3|4-7"
+    settings = yaml.safe_load((out / "vllm.yaml").read_text())
+    assert settings["kv-cache-memory-bytes"] == 3 * 2 * (REQUESTS + 1) * 128 * 2 * 16 * 2
+
+
+@pytest.mark.parametrize(("options", "dtype"), [(["16", "w8a8"], "float32"), (["16", "4"], "bfloat16")])
+def test_four_bits_are_computed_in_bfloat16_on_the_cpu(made: dict[str, Any], options: list[str], dtype: str) -> None:
+    stages = [{**stage, "options": options} for stage in made["plan"]["stages"]]
+    spec = ModelSpec.from_directory(made["model"])
+    assert launch({**made["plan"], "stages": stages}, made["problem"], spec, "cpu", "float16").engine["dtype"] == dtype
 
 
 def test_exporting_twice_gives_the_same_bytes(made: dict[str, Any], tmp_path: Path) -> None:

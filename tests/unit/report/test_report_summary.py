@@ -37,6 +37,26 @@ def test_every_figure_is_that_of_the_artifacts(tmp_path: Path) -> None:
         assert entry["options"] == [option for stage in plan["stages"] for option in stage["options"]]
 
 
+def test_a_run_by_another_engine_is_told_and_what_is_not_known_of_it_stays_empty(tmp_path: Path) -> None:
+    paths = make_experiment(tmp_path)
+    for strategy in paths.strategies:
+        file = paths.directory / strategy / "serve.json"
+        serve = _read(file) | {"backend": "vllm", "engine": "vllm 0.32.0"}
+        for stage in serve["stages"]:
+            growth = stage["bytes"]["measured"]["rss_growth"]
+            unknown = dict.fromkeys(("weights", "kv", "embedding", "head", "transport"))
+            stage |= {"send_s": None, "bytes": {**stage["bytes"], "measured": {**unknown, "rss_growth": growth}}}
+        file.write_text(json.dumps(serve), encoding="utf-8")
+    write_report(paths.directory, **paths.arguments())
+    summary = artifacts.read(paths.directory / "summary.json", "summary")
+    assert summary["engine"] == "vllm 0.32.0"
+    assert "Served by vllm 0.32.0; predictions are priced and quality is measured with llmpq's own kernels." in summary["verdict"]["points"]
+    with (paths.directory / "figures/memory.csv").open(encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    assert {row["measured_weights_bytes"] for row in rows} == {""}
+    assert all(float(row["measured_growth_bytes"]) > 0 for row in rows)
+
+
 def test_error_and_standard_error_worked_out_by_hand(tmp_path: Path) -> None:
     paths = make_experiment(tmp_path, strategies=("llmpq",), speed={"llmpq": 1.25}, perplexity={"llmpq": 20.0})
     write_report(paths.directory, **paths.arguments())

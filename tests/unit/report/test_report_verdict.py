@@ -45,6 +45,13 @@ def test_a_win_states_the_factor_over_the_fastest_other() -> None:
     assert (found["fastest"], found["fastest_other"], found["speedup"]) == ("llmpq", "adabits", 1.5)
 
 
+def test_another_engine_is_named_with_what_predictions_are_worth() -> None:
+    entries = (_entry("llmpq", 60), _entry("uniform", 30))
+    told = "Served by vllm 0.32.0; predictions are priced and quality is measured with llmpq's own kernels."
+    assert told in _verdict(*entries, engine="vllm 0.32.0")["points"]
+    assert not [point for point in _verdict(*entries)["points"] if point.startswith("Served by")]
+
+
 def test_a_loss_leads_with_the_winner() -> None:
     found = _verdict(_entry("llmpq", 30), _entry("uniform", 60))
     assert found["headline"] == "uniform, not llmpq, was the fastest: 60.0 tokens/s against 30.0 (llmpq reached 0.500 of it)."

@@ -24,30 +24,30 @@ OPTIONS, END_OPTIONS, KV_OPTIONS = ["16", "4"], ["16", "8"], ["16", "8"]
 PROMPT, NEW, REQUESTS = 6, 4, 3
 
 
-def quantised_model(folder: Path, tied: bool) -> dict[str, Any]:
-    """A model whose ends are most of it, its quantised layers and ends, and the indicator."""
-    changes = {"num_hidden_layers": LAYERS, "vocab_size": VOCAB, "tie_word_embeddings": tied}
-    model = serve_cases.tiny_llama(folder / "model", **changes)
+def quantised_model(folder: Path, tied: bool, options: Sequence[str] = tuple(OPTIONS), **changes: Any) -> dict[str, Any]:
+    """A model whose ends are most of it, its quantised layers and ends, and the indicator; ``changes`` to its configuration."""
+    settings = {"num_hidden_layers": LAYERS, "vocab_size": VOCAB, "tie_word_embeddings": tied, **changes}
+    model = serve_cases.tiny_llama(folder / "model", **settings)
     draw = torch.Generator().manual_seed(0)
     windows = torch.randint(3, VOCAB, (8, 32), generator=draw).tolist()
     calibrate(model, windows, folder / "c.safetensors", {})
-    quantise_group(model, folder / "c.safetensors", folder / "layers", first=0, last=LAYERS - 1, options=OPTIONS, settings={})
+    quantise_group(model, folder / "c.safetensors", folder / "layers", first=0, last=LAYERS - 1, options=list(options), settings={})
     quantise_ends(model, folder / "ends", options=END_OPTIONS)
     given = {"checkpoint_dir": model, "calibration_file": folder / "c.safetensors", "quantised_dirs": [folder / "layers"]}
     labels = {
         "model": "tiny",
         "quantizer": "gptq",
         "indicator": {"name": "i", "method": "residual-error"},
-        "options": layer_options(OPTIONS, KV_OPTIONS),
+        "options": layer_options(options, KV_OPTIONS),
     }
     ends = {"ends_dir": folder / "ends", "end_options": END_OPTIONS}
     indicator = write_indicator(folder / "i.json", **given, **labels, **ends)
     return {"model": model, "quantised": [folder / "layers", folder / "ends"], "indicator": indicator}
 
 
-def cost(device: str) -> dict[str, Any]:
+def cost(device: str, options: Sequence[str] = tuple(OPTIONS)) -> dict[str, Any]:
     """Every part takes a constant time, the ends at 8 a longer one."""
-    parts = [("layer", option, 1.0) for option in layer_options(OPTIONS, KV_OPTIONS)]
+    parts = [("layer", option, 1.0) for option in layer_options(options, KV_OPTIONS)]
     parts += [("embedding", "16", 0.1), ("embedding", "8", 0.2), ("head", "16", 1.0), ("head", "8", 2.0)]
     fits = [
         {"part": part, "phase": phase, "option": option, "form": "terms", "terms": {"1": ms}, "heldout_mape": 0.0, "points": 3}
@@ -68,6 +68,7 @@ def problem(
     prompt_tokens: int = PROMPT,
     end_options: Sequence[str] = tuple(END_OPTIONS),
     kv_options: Sequence[str] = ("16",),
+    options: Sequence[str] = tuple(OPTIONS),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(cluster, body of problem.json) for devices of so much memory; without a budget: both ends may be at 8, no layer at 4."""
     budget = 1.01 * sum(row["omega"] for row in made["indicator"]["ends"]) if quality_budget is None else quality_budget
@@ -88,10 +89,10 @@ def problem(
         cluster=cluster,
         workload={"requests": REQUESTS, "slots": REQUESTS, "prompt_tokens": prompt_tokens, "new_tokens": NEW},
         planner={"objective": {"quality_budget": budget}, "micro_batches": {}},
-        options=OPTIONS,
+        options=options,
         end_options=end_options,
         kv_options=kv_options,
-        costs={name: cost(name) for name in cluster["types"]},
+        costs={name: cost(name, options) for name in cluster["types"]},
         links={"cluster": cluster["name"], "rows": links},
         indicator=made["indicator"],
     )
