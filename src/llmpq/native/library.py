@@ -51,10 +51,13 @@ def available() -> bool:
 
 
 def _cache() -> Path:
-    """Nobody else may write there: what lies there is executed."""
+    """What lies there is executed: NativeMissingError where anybody else may write."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "llmpq"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise NativeMissingError(f"{folder}: somebody else may write there; chmod 700 it, or set XDG_CACHE_HOME to one of your own")
     return folder
 
 

@@ -1,7 +1,6 @@
 """Serve a batch of requests as a plan says: the entry point of the command line and of the workflow."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from llmpq.quant.options import layer_option, weight_option
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, speed_claimed, stage_jobs
 from llmpq.serve.journal import Journal
-from llmpq.serve.output import Outputs, write_results
+from llmpq.serve.output import Outputs, write_results, writing
 from llmpq.serve.place import cluster_of, longest_sequence, placement_of, slots_of
 from llmpq.serve.prediction import Prediction, predict
 from llmpq.serve.prompts import Prompts
@@ -67,13 +66,13 @@ def serve(
     jobs = stage_jobs(plan, cluster, spec, intake.requests, options, directories)
     identity = {"plan_sha256": artifacts.body_digest(plan), "requests_sha256": intake.sha256}
     key = {**identity, **_deciding(plan, options, Path(checkpoint_dir), folders, spec)}
-    with _writing(places.results):
+    with writing(places.results):
         journal = Journal(places.journal, key, say)
     with journal:
         run = Run(jobs, intake.requests, journal, options, places.logs, say, placement_of(plan, cluster), _name(settings, cluster, plan))
         reports = run.to_the_end()
         labels = {**_labels(plan, cluster, settings), **identity, "weights_sha256": run.weights_sha256()}
-        with _writing(places.results):
+        with writing(places.results):
             write_results(places.results, intake, journal.finished, prompts.decode, options, labels["weights_sha256"])
             prediction = _prediction(plan, problem, run, options, intake)
             results.write_timeline(places.timeline, jobs, reports, labels)
@@ -88,15 +87,6 @@ def serve(
 def _name(settings: Mapping[str, Any], cluster: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """For whoever looks at a queue."""
     return f"serve-{settings.get('experiment', cluster['name'])}-{plan['strategy']}"
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """One clear message for a folder or a disk that refuses what is written here; other errors of the system are not its fault."""
-    try:
-        yield
-    except OSError as error:
-        raise ServeError(f"{error.filename or out}: cannot be written: {error.strerror}") from None
 
 
 def _figures(

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from llmpq.serve.request_file import Intake, Refusal
 from llmpq.serve.stops import Decode
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """One clear message for a folder or a disk that refuses what is written here; other errors of the system are not its fault."""
+    try:
+        yield
+    except OSError as error:
+        raise ServeError(f"{error.filename or out}: cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

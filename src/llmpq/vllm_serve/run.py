@@ -15,7 +15,7 @@ from llmpq.export.write import RECORD
 from llmpq.model.spec import ModelSpec
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, device_of, speed_claimed
-from llmpq.serve.output import Outputs, write_results
+from llmpq.serve.output import Outputs, write_results, writing
 from llmpq.serve.place import cluster_of
 from llmpq.serve.prediction import predict
 from llmpq.serve.prompts import Prompts
@@ -62,6 +62,8 @@ def serve_with_vllm(
     cluster = cluster_of(plan) if cluster is None else cluster
     stages = _stages(plan, cluster)
     job = _job(exported, Path(export_dir), spec, stages, intake, options, bool(settings.get("compile", True)))
+    with writing(places.results):
+        places.logs.mkdir(parents=True, exist_ok=True)
     limits = {"load_timeout_s": options.load_timeout_s, "timeout_s": options.timeout_s}
     found = run_engine(python or interpreter(), job, places.logs / LOG, **limits)
     labels = {
@@ -72,10 +74,11 @@ def serve_with_vllm(
         "requests_sha256": intake.sha256,
         "weights_sha256": exported["weights_sha256"],
     }
-    _write_requests(places.results, intake, found, checkpoint_dir, options, labels["weights_sha256"])
-    body = {**labels, **_figures(plan, problem, stages, found, intake, options, places, labels)}
-    inputs, config = [plan_path, requests_path, Path(export_dir) / RECORD], {"cluster": cluster, "serve": settings}
-    return artifacts.write(places.serve, "serve", body, source=labels["source"], inputs=inputs, config=config)
+    with writing(places.results):
+        _write_requests(places.results, intake, found, checkpoint_dir, options, labels["weights_sha256"])
+        body = {**labels, **_figures(plan, problem, stages, found, intake, options, places, labels)}
+        inputs, config = [plan_path, requests_path, Path(export_dir) / RECORD], {"cluster": cluster, "serve": settings}
+        return artifacts.write(places.serve, "serve", body, source=labels["source"], inputs=inputs, config=config)
 
 
 def _figures(

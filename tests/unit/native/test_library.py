@@ -69,6 +69,15 @@ def test_switched_off_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         library.library()
 
 
+@needs_compiler
+def test_a_cache_that_others_may_write_is_not_trusted(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "llmpq"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    with pytest.raises(library.NativeMissingError, match="somebody else may write there"):
+        library.library()
+
+
 def test_a_cache_that_cannot_be_made_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -1,6 +1,7 @@
 """What is refused before vLLM starts, and how it is told when vLLM does not."""
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -117,6 +118,11 @@ def test_lines_of_requests_are_refused(made: Planned, tmp_path: Path) -> None:
     lines = tmp_path / "requests.jsonl"
     lines.write_text('{"id": "a", "prompt_tokens": [9, 8]}\n')
     assert "vLLM is given a workload artifact here" in message(made, tmp_path / "out", requests=lines)
+
+
+def test_a_folder_that_cannot_be_written_is_named(made: Planned, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert re.search(r"file.*: cannot be written: Not a directory", message(made, tmp_path / "file" / "out"))
 
 
 def test_the_command_wants_the_problem_and_the_export_together(made: Planned, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
