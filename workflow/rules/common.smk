@@ -270,6 +270,24 @@ def as_launched(cluster):
     return cluster if cluster["launch"] in LAUNCHES else without_slurm(cluster)
 
 
+def if_vllm(pattern):
+    """An input function: the pattern where vLLM serves the experiment, else nothing."""
+    return lambda wildcards: pattern if experiment(wildcards)["backend"]["name"] == "vllm" else []
+
+
+def served_by(wildcards):
+    """What decides how an experiment is served of its backend's settings; ``compile`` is vLLM's alone."""
+    backend = experiment(wildcards)["backend"]
+    return pick(backend, "name margins port compile" if backend["name"] == "vllm" else "name margins port")
+
+
+def serving_code(wildcards):
+    """Digest of the modules that serve an experiment."""
+    if experiment(wildcards)["backend"]["name"] == "vllm":
+        return code_digest("llmpq.serve.*", "llmpq.vllm_serve.*")
+    return code_digest("llmpq.serve.*")
+
+
 def study(wildcards):
     """The study that a path names; ConfigError where there is none."""
     if wildcards.study not in STUDIES:

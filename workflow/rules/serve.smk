@@ -1,24 +1,6 @@
 """Run a plan, or simulate it where its devices are not here: a process for each stage, then the quality of the very weights that were served, beside the 16-bit model."""
 
 
-def if_vllm(pattern):
-    """An input function: the pattern where vLLM serves the experiment, else nothing."""
-    return lambda wildcards: pattern if experiment(wildcards)["backend"]["name"] == "vllm" else []
-
-
-def served_by(wildcards):
-    """What decides how an experiment is served of its backend's settings; ``compile`` is vLLM's alone."""
-    backend = experiment(wildcards)["backend"]
-    return pick(backend, "name margins port compile" if backend["name"] == "vllm" else "name margins port")
-
-
-def serving_code(wildcards):
-    """Digest of the modules that serve an experiment."""
-    if experiment(wildcards)["backend"]["name"] == "vllm":
-        return code_digest("llmpq.serve.*", "llmpq.vllm_serve.*")
-    return code_digest("llmpq.serve.*")
-
-
 rule export:
     input:
         plan=f"{RUN}/plan.json",

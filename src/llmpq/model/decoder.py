@@ -21,6 +21,11 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {  # by our names (llmp
 }
 
 
+def _natively(x: Tensor) -> bool:
+    """Whether C does what comes next: it is there, and nobody wants a gradient, which it does not give."""
+    return available() and not x.requires_grad
+
+
 class Norm:
     """RMS norm or LayerNorm over the last dimension, weights fp32."""
 
@@ -29,7 +34,7 @@ class Norm:
         self.weight, self.bias = weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.rms and available():
+        if self.rms and _natively(x):
             return kernels.rms_norm(x.contiguous(), self.weight, self.eps)
         if self.rms:
             return F.rms_norm(x, self.shape, self.weight, self.eps)
@@ -77,9 +82,10 @@ class DecoderLayer:
     def _mlp(self, x: Tensor) -> Tensor:
         if not self.spec.gated:
             return self.down(self.activation(self.up(x)))
-        if self.spec.activation == "silu" and available():
-            return self.down(kernels.silu_mul(self.up(x)))
-        gate, up = self.up(x).chunk(2, -1)
+        both = self.up(x)
+        if self.spec.activation == "silu" and _natively(both):
+            return self.down(kernels.silu_mul(both))
+        gate, up = both.chunk(2, -1)
         return self.down(self.activation(gate) * up)
 
     def _heads(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +114,7 @@ class DecoderLayer:
         return self.o(mixed.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def _attend_cache(self, x: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
-        if available() and isinstance(self.kv_format, Plain):
+        if _natively(x) and isinstance(self.kv_format, Plain):
             heads = self._heads(x, None)
             (keys,), (values,) = cache
             mixed = kernels.decode_attention(*heads, (keys, values), context.positions, context.length, context.rotary, context.slopes)

@@ -102,6 +102,8 @@ def decode_attention(
 
 
 def _floats(x: Tensor) -> Tensor:
+    if x.requires_grad:
+        raise ValueError("the kernels give no gradients")
     if x.dtype is not torch.float32 or not x.is_contiguous() or x.device.type != "cpu":
         raise ValueError(f"the kernels take contiguous fp32 on the CPU, not {x.dtype} with strides {x.stride()} on {x.device}")
     return x

@@ -152,6 +152,8 @@ def test_what_the_kernels_cannot_take_is_refused():
         kernels.rms_norm(torch.randn(4, 8, dtype=torch.float64), torch.ones(8), 1e-5)
     with pytest.raises(ValueError, match="contiguous fp32"):
         kernels.silu_mul(torch.randn(8, 4).t())
+    with pytest.raises(ValueError, match="no gradients"):
+        kernels.silu_mul(torch.randn(4, 8, requires_grad=True))
     with pytest.raises(ValueError, match="7 weights on rows of 8"):
         kernels.rms_norm(torch.randn(4, 8), torch.ones(7), 1e-5)
     queries, keys, values, cache, positions = attention_case(2, 2, 2, 16, 20, 20)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmpq.model import decoder
+from llmpq.model.positions import Positions
 from llmpq.model.stage import StageModel
 from llmpq.native import available, library
 from llmpq.quant.kernels import cpu
@@ -103,6 +104,23 @@ def test_a_model_is_the_same_without_them(option: str, tiny_llama_dir: Path, mon
         monkeypatch.setattr(module, "available", lambda: False)
     for mine, other in zip(native, logits(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_gradients_are_torchs(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient indicator goes back through a layer."""
+    model = StageModel.load(tiny_llama_dir, None, first_layer=0, options=["32"] * _layers(tiny_llama_dir), embedding="32", head="32")
+    context, given = Positions(model.spec).prefill(7), torch.randn(2, 7, model.spec.hidden)
+
+    def gradient() -> torch.Tensor:
+        x = given.clone().requires_grad_()
+        (found,) = torch.autograd.grad(model.layers[0].prefill(x, context).square().sum(), x)
+        return found
+
+    monkeypatch.setattr(model.layers[0], "activation", torch.nn.functional.silu)  # not in place, as the indicator has it
+    native = gradient()
+    monkeypatch.setattr(decoder, "available", lambda: False)
+    assert torch.equal(native, gradient())
 
 
 def _layers(folder: Path) -> int:
