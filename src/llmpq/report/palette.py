@@ -8,6 +8,7 @@ in focus is told from the others by strength, and each is named where it is draw
 _OPTION_COLOURS = {
     "32": "#2b1a5a",
     "16": "#433e8c",
+    "bf16": "#3a579a",
     "8": "#2c71a8",
     "w8a8-outlier": "#1f9a9c",
     "w8a8": "#43b97c",

@@ -61,7 +61,7 @@ def _luminance(colour: str) -> float:
 
 
 def test_option_colours_get_lighter_with_every_step_down() -> None:
-    ladder = [_luminance(option_colour(option)) for option in ["32", "16", "8", "w8a8-outlier", "w8a8", "4"]]
+    ladder = [_luminance(option_colour(option)) for option in ["32", "16", "bf16", "8", "w8a8-outlier", "w8a8", "4"]]
     assert ladder == sorted(ladder)
     assert all(b / a > 1.2 for a, b in pairwise(ladder))
 
