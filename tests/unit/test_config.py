@@ -119,7 +119,7 @@ def test_an_override_reaches_its_key() -> None:
         ("strategies=[]", ["strategies", "empty"]),
         ("strategies=[llmpq,llmpq]", ["strategies", "twice"]),
         ('quantizer.options=["16","5"]', ["quantizer.options", "5"]),
-        ('model.end_options=["16","4"]', ["model.end_options", "'4'", "32, 16, bf16, 8, w8a8"]),
+        ('model.end_options=["16","4"]', ["model.end_options", "'4'", "32, 16, 8, bf16, w8a8"]),
         ("model.end_options=[]", ["model.end_options", "empty"]),
         ('model.kv_options=["16","4"]', ["model.kv_options", "'4'", "16, 8"]),
         ("model.kv_options=[]", ["model.kv_options", "empty"]),
