@@ -170,7 +170,10 @@ def test_buffers_between_the_stages_are_entered_and_are_part_of_the_plans_worksp
         (lambda plan: plan["stages"][1].update(device="d9"), "stage 1 is planned for device d9, the cluster has d0, d1"),
         (lambda plan: plan["stages"][1].update(options=["5"] * 3), "unknown weight option '5'"),
         (lambda plan: plan["stages"][1].update(options=["16/kv4"] * 3), "option '16/kv4' keeps its cache at '4'; a cache may have 16, 8"),
-        (lambda plan: plan["stages"][1].update(head_option="4"), "the plan keeps the head at option 4, this runtime knows 32, 16, bf16, 8, w8a8"),
+        (
+            lambda plan: plan["stages"][1].update(head_option="4"),
+            "the plan keeps the head at option 4, this runtime knows 32, 16, bf16, 8, w8a8",
+        ),
         (
             lambda plan: plan["stages"][0].update(embedding_option="w8a8"),
             "keeps the embedding at option w8a8, this runtime knows 32, 16, 8;",
