@@ -66,7 +66,8 @@ def test_uniform_four_bit_sums_to_one_and_sixteen_bit_is_harmless(made: dict[str
         assert omega[layer, "16"] == 0.0
         assert 0 < omega[layer, "8"] < omega[layer, "4"] < omega[layer, "3"]
         assert omega[layer, "8"] < omega[layer, "w8a8"]
-        assert 0 < omega[layer, "w8a8-outlier"] < omega[layer, "w8a8"]
+        # Activations of 8 bits without their outliers lose as little as weights of 8 bits.
+        assert (omega[layer, "8"] if ACTIVATION_LEVELS < 127 else 0) < omega[layer, "w8a8-outlier"] < omega[layer, "w8a8"]
     for row in document["rows"]:
         if "operators" in row:
             assert sum(row["operators"].values()) == pytest.approx(row["omega"])

@@ -161,3 +161,11 @@ def test_what_the_kernels_cannot_take_is_refused():
         kernels.decode_attention(queries, keys, values, cache, positions, 21)
     with pytest.raises(ValueError, match="next to each other"):
         kernels.decode_attention(queries.transpose(1, 2), keys, values, cache, positions, 20)
+    with pytest.raises(ValueError, match=r"positions must be \[2\] in int64"):
+        kernels.decode_attention(queries, keys, values, cache, positions.int(), 20)
+    with pytest.raises(ValueError, match="a rotation of 15 numbers on 2 rows of 16"):
+        kernels.decode_attention(queries, keys, values, cache, positions, 20, (torch.ones(1, 15), torch.ones(1, 15)))
+    with pytest.raises(ValueError, match="3 slopes on 4 heads"):
+        kernels.decode_attention(queries, keys, values, cache, positions, 20, slopes=torch.ones(3))
+    with pytest.raises(ValueError, match="columns must be int64"):
+        kernels.normalise_rows(torch.randn(2, 8), 1e-30, torch.tensor([1], dtype=torch.int32))

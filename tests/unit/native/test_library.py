@@ -1,6 +1,5 @@
 """Compiling the kernels: once where it can be done; where it cannot, a reason, and torch does the work."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -131,4 +130,3 @@ def _layers(folder: Path) -> int:
 
 def test_the_flags_leave_nan_alone() -> None:
     assert not {"-ffast-math", "-Ofast", "-ffinite-math-only"} & set(library._FLAGS)
-    assert os.path.isfile(library.SOURCE)
