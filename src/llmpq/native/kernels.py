@@ -81,11 +81,13 @@ def decode_attention(
     """One new token per row: its key and value go into the cache, its queries attend to all of the row's positions.
 
     queries [rows, heads, d], keys and values [rows, kv_heads, d], each row's heads next to each other; ``cache`` keys and values
-    [rows, kv_heads, capacity, d]; ``positions`` [rows] int64, below ``longest``; ``rotary`` cosine and signed sine, [1, d] for all
+    [rows, kv_heads, capacity, d] in fp16; ``positions`` [rows] int64, below ``longest``; ``rotary`` cosine and signed sine, [1, d] for all
     rows or [rows, 1, d]; ``slopes`` [heads] of ALiBi. Returns [rows, heads, d].
     """
     rows, heads, d = queries.shape
     kv_heads, capacity = keys.shape[1], cache[0].shape[2]
+    if any(part.dtype is not torch.float16 or not part.is_contiguous() for part in cache):
+        raise ValueError("the cache must be contiguous and fp16")
     for part in (queries, keys, values):
         if part.dtype is not torch.float32 or part.stride()[1:] != (d, 1):
             raise ValueError(f"heads of one row must be next to each other in fp32, not {part.dtype} with strides {part.stride()}")
@@ -105,7 +107,7 @@ def decode_attention(
         *(_place(part) for part in (out, queries, keys, values)),
         *(queries.stride(0), values.stride(0)),
         *(_place(cosine), _place(sine), 0 if cosine is None or cosine.numel() == d else d),
-        *(_place(_floats(part)) for part in cache),
+        *(_place(part) for part in cache),
         *(_place(part) for part in (positions, slopes, scratch)),
         *(longest, rows, kv_heads, heads // kv_heads, d, capacity, d**-0.5, threads),
     )

@@ -27,7 +27,7 @@ from llmpq.quant.ends import quantise_ends
 from llmpq.quant.files import read_layer
 from llmpq.quant.kernels.cpu import ACTIVATION_LEVELS
 from llmpq.quant.layer_index import find_layer_file
-from llmpq.quant.options import OPTIONS, LayerOption, layer_option
+from llmpq.quant.options import OPTIONS, layer_option
 from llmpq.quant.quantise import quantise_group
 
 CHOSEN = ["16", "8", "w8a8", "w8a8-outlier", "4", "3"]
@@ -231,7 +231,7 @@ def test_gradient_errors_by_hand(made: dict[str, Any]) -> None:
     states, gradients = gradient._backward(Walk(given, gradient.WINDOWS, gradient.TOKENS))
     layer = at_options(made, 0, "3")
     (option, stored), walk = next(iter(layer.stored.items())), Walk(given, gradient.WINDOWS, gradient.TOKENS)
-    error = walk.run(LayerOption(option), stored) - states[1]
+    error = walk.run(layer_option(option.name), stored) - states[1]
     expected = float((error * gradients[0]).square().sum(-1).mean())
     assert GradientError(given).damages(layer)["3"]["layer"] == pytest.approx(expected, rel=1e-5)
 

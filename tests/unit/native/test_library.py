@@ -102,7 +102,7 @@ def test_a_model_is_the_same_without_them(option: str, tiny_llama_dir: Path, mon
     for module in (decoder, cpu):
         monkeypatch.setattr(module, "available", lambda: False)
     for mine, other in zip(native, logits(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine, other, rtol=2e-3, atol=5e-4)  # a key's last bit in fp16 may round the other way
 
 
 @needs_compiler
