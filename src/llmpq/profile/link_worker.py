@@ -32,7 +32,7 @@ MODEL_BYTES = 64 * 2**20
 def send_once(payload: torch.Tensor, receiver: int, answer_s: float | None = None) -> float:
     """Send ``payload``; returns the one-way seconds, from the call to the receiver's time stamp (same host, same clock).
 
-    Where the receiver is another host, ``answer_s`` is how long its answer takes, and what is left of the round trip is returned.
+    Where the receiver may be another host, ``answer_s`` is how long its answer takes, and what is left of the round trip is returned.
     """
     stamp = torch.zeros(1, dtype=torch.int64)
     start = time.monotonic_ns()
@@ -40,7 +40,12 @@ def send_once(payload: torch.Tensor, receiver: int, answer_s: float | None = Non
     dist.recv(stamp, receiver)
     if answer_s is None:
         return (int(stamp) - start) / 1e9
-    return max(0.0, (time.monotonic_ns() - start) / 1e9 - answer_s)
+    return one_way((time.monotonic_ns() - start) / 1e9, answer_s)
+
+
+def one_way(round_trip_s: float, answer_s: float) -> float:
+    """Seconds of a round trip without its answer: half of it at least, since an answer is no longer than any payload."""
+    return max(round_trip_s / 2, round_trip_s - answer_s)
 
 
 def receive_once(payload: torch.Tensor, sender: int) -> None:
