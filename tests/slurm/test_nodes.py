@@ -113,6 +113,8 @@ def no_job(site: Site) -> bool:
 def test_scancel(site: Site, local: list[dict], under_way: tuple[Case, "subprocess.Popen[str]"]) -> None:
     made, process = under_way
     job = json.loads((made.directory / "logs/nodes/job.json").read_text(encoding="utf-8"))["id"]
+    with pytest.raises(RuntimeError, match="disabled"):  # only the launcher starts it again, with what is missing
+        site.run("scontrol", "requeue", job)
     site.run("scancel", job)
     assert f"Slurm job {job} (llmpq-serve-site-llmpq): CANCELLED" in ended(process, made)
     wait_until(lambda: no_job(site), 30, lambda: site.run("squeue"))
