@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT, STRATEGY = "site", "llmpq"
 ABSENT = "absent"  # an experiment on devices that the site lacks
 LONG = "long"  # that on the site's nodes with so many requests that serving can be disturbed; no part of `all`
-LONG_REQUESTS = 800
+LONG_REQUESTS = 2000
 # What the administrator of a site without accounts, whose queue is short, changes in the profile.
 PROFILE = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 3, "seconds-between-status-checks": 2}
-# A device keeps 3 MiB for a model that takes 3.3 at least: no plan has one stage.
-RESERVE_MIB, MEMORY_MIB = 32, 35
+# A device keeps 2 MiB for a model that takes 2.8 at least: no plan has one stage.
+RESERVE_MIB, MEMORY_MIB = 32, 34
 SENTENCE = "the river was cold and wide when morning came over old stone bridges where nobody had walked since winter began"
 
 
@@ -56,7 +56,7 @@ def make_clone(folder: Path) -> Path:
     for text in ("wikipedia", "news"):
         path = folder / f"resources/texts/{text}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n\n".join(" ".join(draw.choices(SENTENCE.split(), k=80)) + "." for _ in range(300)), encoding="utf-8")
+        path.write_text("\n\n".join(" ".join(draw.choices(SENTENCE.split(), k=80)) + "." for _ in range(700)), encoding="utf-8")
     _write(folder, "model/site", {"name": "site", "source": "path", "path": str(model), "layers": serve_cases.LAYERS})
     for name, slowdown in (("t4", 2.0), ("v100", 1.0)):
         _write(folder, f"device/site-{name}", device(name, slowdown))

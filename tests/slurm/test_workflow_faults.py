@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,14 +62,15 @@ def _is_snakemake(process: psutil.Process, folder: Path) -> bool:
     return False
 
 
-def end(folder: Path, number: signal.Signals) -> None:
-    """Ctrl-C reaches Snakemake and all that it runs on its host, SIGKILL itself alone."""
+def end(process: "subprocess.Popen[str]", folder: Path, number: signal.Signals) -> None:
+    """Ctrl-C reaches Snakemake and all that it runs on its host, SIGKILL itself alone; what it ran is left to itself."""
     for each in snakemakes(folder):
         if number == signal.SIGINT:
             os.killpg(os.getpgid(each.pid), number)
         else:
             each.kill()
     wait_for(lambda: not snakemakes(folder), 120, "the end of Snakemake")
+    process.wait(timeout=60)
 
 
 def said_in(folder: Path) -> str:
@@ -91,9 +93,9 @@ def test_a_full_queue_is_waited_for_and_a_cancelled_job_started_again(site: Site
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_no_job_and_the_next_one_finishes(site: Site, folder: Path, number: signal.Signals) -> None:
-    with started(site, folder, T4, **SLOW):
+    with started(site, folder, T4, **SLOW) as process:
         first = wait_for(lambda: timing(site, folder), 300, "the profiling job")
-        end(folder, number)
+        end(process, folder, number)
     if number == signal.SIGINT:
         wait_for(lambda: not site.run("squeue", "-h").strip(), 60, "an empty queue")
     code, said = clone_cases.run(site, folder, T4, **SLOW)
@@ -141,9 +143,9 @@ def script_of(job: str) -> list[psutil.Process]:
 def test_serving_goes_on_after_an_interrupt_a_kill_and_a_cancelled_job(site: Site, finished: Finished) -> None:
     folder, kept = finished.folder, 0
     for number in (signal.SIGINT, signal.SIGKILL):
-        with started(site, folder, experiment=LONG):
+        with started(site, folder, experiment=LONG) as process:
             kept = wait_for(lambda least=kept + 20: more_than(folder, least), 600, f"requests\n{said_in(folder)}")
-            end(folder, number)
+            end(process, folder, number)
         wait_for(lambda: not site.run("squeue", "-h").strip() and not nodes_cases.workers(site), 120, "an empty queue")
     with started(site, folder, experiment=LONG) as process:
         kept = wait_for(lambda: more_than(folder, kept + 20), 600, f"requests\n{said_in(folder)}")
