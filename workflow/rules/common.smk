@@ -256,13 +256,14 @@ def links_of(name):
     cluster = without_slurm(entry("cluster", name))
     used = "name source cores" if cluster["launch"] in LAUNCHES else "source"
     types = {key: pick(device, used) for key, device in cluster["types"].items()}
-    return {**pick(cluster, "name launch members link"), "types": types}
+    return {**pick(cluster, "name launch members link interface"), "types": types}
 
 
 def without_slurm(cluster):
-    """A cluster without what Slurm is asked for, which no result depends on."""
+    """A cluster without what Slurm is asked for, which no result depends on; the network that processes on nodes use stays."""
     types = {name: {key: value for key, value in device.items() if key != "slurm"} for name, device in cluster["types"].items()}
-    return {**{key: value for key, value in cluster.items() if key != "slurm"}, "types": types}
+    network = {"interface": cluster["slurm"]["interface"]} if cluster["launch"] in LAUNCHES else {}
+    return {**{key: value for key, value in cluster.items() if key != "slurm"}, "types": types, **network}
 
 
 def whole_cluster(wildcards, resources):
