@@ -145,10 +145,9 @@ def started(site: Site, folder: Path, *arguments: str, **choice: Any) -> Iterato
 
 @dataclass(frozen=True)
 class Finished:
-    """A clone in which ``snakemake --profile slurm all`` has ended well: what it said, and its jobs as Slurm showed them then."""
+    """A clone in which ``snakemake --profile slurm all`` has ended well, and its jobs as Slurm showed them then."""
 
     folder: Path
-    said: str
     jobs: list[dict[str, str]]
 
 
@@ -156,7 +155,7 @@ def finish(site: Site, folder: Path) -> Finished:
     """Run everything in a fresh clone at ``folder``."""
     code, said = run(site, make_clone(folder))
     assert code == 0, said[-4000:]
-    return Finished(folder, said, jobs_of(site, folder))
+    return Finished(folder, jobs_of(site, folder))
 
 
 def jobs_of(site: Site, folder: Path, rule: str = "", about: str = "") -> list[dict[str, str]]:
