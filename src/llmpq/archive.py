@@ -20,7 +20,7 @@ results/experiments/{name}/config.yaml   every parameter
 manifest.json                            every file with size and sha256; those with "packed": false (weights, statistics) are named only
 results/logs/                            what every job said
 
-In a clone of the repository at revision {revision}, with its requirements.txt (sha256 {lock}),
+In a clone of the repository at revision {revision}, with its requirements.lock (sha256 {lock}),
 `snakemake --cores 2 --config experiments={name}` makes all of it again.
 """
 

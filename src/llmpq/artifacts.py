@@ -195,7 +195,7 @@ def provenance(source: str, inputs: Iterable[str | Path] = (), config: Any = Non
         "source": source,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_revision": _git_revision(),
-        "lock_sha256": _lock_digest(),
+        "lock_sha256": lock_digest(),
         "container": next((os.environ[name] for name in _CONTAINER_NAMES if os.environ.get(name)), None),
         "host": platform.node(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -216,9 +216,9 @@ def _git_revision() -> str:
 
 
 @functools.cache
-def _lock_digest() -> str | None:
-    """Of the list of exact versions that this checkout is installed from; None where the package is not run from a checkout."""
-    lock = Path(__file__).parents[2] / "requirements.txt"
+def lock_digest() -> str | None:
+    """Of the list of exact versions and hashes that this checkout is installed from; None where the package is not run from a checkout."""
+    lock = Path(__file__).parents[2] / "requirements.lock"
     return sha256_file(lock) if lock.is_file() else None
 
 

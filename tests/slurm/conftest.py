@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import slurm_site
+from clone_cases import Finished, finish
 from slurm_site import Site
 
 COMPLETING_S = 20.0  # for a job whose command has returned to be gone from the queue
@@ -20,6 +21,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.skip(why)
     with slurm_site.site(Path(tmp_path_factory.mktemp("slurm"))) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def finished(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A fresh clone in which ``snakemake --profile slurm all`` has run on the site."""
+    return finish(site, tmp_path_factory.mktemp("clone") / "llmpq")
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ def cluster(launch: str = "hetjob", slowdown: float = 1.0) -> dict[str, Any]:
 def case(folder: Path, checkpoint: Path, *, lengths: Sequence[int] = LENGTHS, **settings: Any) -> Case:
     """Three stages over both types."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = Case(folder, checkpoint, requests(lengths, LIMITS[: len(lengths)]), [2, 2, 2], (2, 3), timeout_s=60, **settings)
+    made = Case(folder, checkpoint, requests(lengths, LIMITS[: len(lengths)]), [2, 2, 2], (2, 3), **{"timeout_s": 60, **settings})
     made.cluster = cluster()
     return made
 

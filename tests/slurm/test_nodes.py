@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nodes_cases
 import pytest
@@ -63,23 +66,40 @@ def test_named_nodes(site: Site, checkpoint: Path, local: list[dict], tmp_path: 
 @pytest.fixture
 def under_way(site: Site, checkpoint: Path, tmp_path: Path) -> Iterator[tuple[Case, "subprocess.Popen[str]"]]:
     """A slow run, at the moment when some of its requests have finished."""
-    made = nodes_cases.case(tmp_path, checkpoint)
+    made = slow_case(tmp_path, checkpoint)
+    with begun(site, made) as process:
+        yield made, process
+
+
+def slow_case(folder: Path, checkpoint: Path, **settings: Any) -> Case:
+    """Three stages that take a while, each on a node of its own."""
+    made = nodes_cases.case(folder, checkpoint, **settings)
     made.cluster = nodes_cases.cluster(slowdown=40.0)
-    for member in made.cluster["members"]:
-        member["node"] = {"t4-0": "t4-1", "v100-0": "v100-0"}[member["node"]] if member["name"] != "d2" else "t4-0"
-    log = (tmp_path / "said.txt").open("w", encoding="utf-8")
+    for member, node in zip(made.cluster["members"], ("t4-1", "v100-0", "t4-0"), strict=True):
+        member["node"] = node
+    return made
+
+
+@contextmanager
+def begun(site: Site, made: Case) -> Iterator["subprocess.Popen[str]"]:
+    """A run of the case, from the moment on when three of its requests have finished."""
+    log = (made.directory / "said.txt").open("w", encoding="utf-8")
     process = subprocess.Popen(
         site.command(nodes_cases.arguments(made)), stdout=log, stderr=log, text=True, start_new_session=True, preexec_fn=heed_interrupts
     )
     try:
-        wait_until(lambda: len(made.journal()) >= 3 or process.poll() is not None, 180, lambda: (tmp_path / "said.txt").read_text())
-        assert process.poll() is None, (tmp_path / "said.txt").read_text(encoding="utf-8")
-        yield made, process
+        wait_until(lambda: len(made.journal()) >= 3 or process.poll() is not None, 180, lambda: output(made))
+        assert process.poll() is None, output(made)
+        yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
+
+
+def output(made: Case) -> str:
+    return (made.directory / "said.txt").read_text(encoding="utf-8")
 
 
 def heed_interrupts() -> None:
@@ -103,7 +123,7 @@ def ended(process: "subprocess.Popen[str]", made: Case, within: float = 120) -> 
     """What a run said that has failed."""
     process.wait(timeout=within)
     assert process.returncode != 0
-    return (made.directory / "said.txt").read_text(encoding="utf-8")
+    return output(made)
 
 
 def no_job(site: Site) -> bool:
@@ -113,6 +133,8 @@ def no_job(site: Site) -> bool:
 def test_scancel(site: Site, local: list[dict], under_way: tuple[Case, "subprocess.Popen[str]"]) -> None:
     made, process = under_way
     job = json.loads((made.directory / "logs/nodes/job.json").read_text(encoding="utf-8"))["id"]
+    with pytest.raises(RuntimeError, match="disabled"):  # only the launcher starts it again, with what is missing
+        site.run("scontrol", "requeue", job)
     site.run("scancel", job)
     assert f"Slurm job {job} (llmpq-serve-site-llmpq): CANCELLED" in ended(process, made)
     wait_until(lambda: no_job(site), 30, lambda: site.run("squeue"))
@@ -158,12 +180,13 @@ def test_a_killed_launcher_leaves_a_job_that_the_next_run_ends(
 
 
 def test_time_is_up(site: Site, checkpoint: Path, local: list[dict], tmp_path: Path) -> None:
-    made = nodes_cases.case(tmp_path, checkpoint)
-    made.cluster = nodes_cases.cluster(slowdown=400.0)
+    made = slow_case(tmp_path, checkpoint, timeout_s=600)
     for kind in made.cluster["types"].values():
         kind["slurm"]["runtime_min"] = 1
-    with pytest.raises(RuntimeError, match=r"Slurm job \d+ \(llmpq-serve-site-llmpq\): TIMEOUT"):
-        served(site, made)
+    with begun(site, made) as process:
+        for worker in nodes_cases.workers(site):
+            worker.suspend()
+        assert re.search(r"Slurm job \d+ \(llmpq-serve-site-llmpq\): TIMEOUT", ended(process, made, within=240))
     goes_on(site, made, local)
 
 

@@ -4,55 +4,43 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import clone_cases
 import pytest
-from clone_cases import EXPERIMENT, RUN, STRATEGY, make_clone
+import yaml
+from clone_cases import ABSENT, EXPERIMENT, STRATEGY, Finished
 from slurm_site import Site
 
 from llmpq import artifacts
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow, pytest.mark.timeout(1800)]
+RUN = Path(f"results/experiments/{EXPERIMENT}/{STRATEGY}")
 
 
-@pytest.fixture(scope="module")
-def clone(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A clone in which the whole experiment has run on the site, and what was said."""
-    folder = make_clone(tmp_path_factory.mktemp("clone") / "llmpq")
-    code, said = clone_cases.run(site, folder)
-    assert code == 0, said[-4000:]
-    return folder, said
+def of_rule(finished: Finished, rule: str) -> list[dict[str, str]]:
+    return [job for job in finished.jobs if re.match(rf"rule_{rule}(_wildcards_|$)", job.get("Comment", ""))]
 
 
-@pytest.fixture(scope="module")
-def jobs(site: Site, clone: tuple[Path, str]) -> list[dict[str, str]]:
-    """All jobs that Slurm remembers of this clone, as scontrol shows them."""
-    lines = site.run("scontrol", "show", "job", "--oneliner").splitlines()
-    found = [dict(re.findall(r"(\w[\w/:]*)=(\S*)", line)) for line in lines]
-    return [job for job in found if job["WorkDir"] == str(clone[0])]
-
-
-def of_rule(jobs: list[dict[str, str]], rule: str) -> list[dict[str, str]]:
-    return [job for job in jobs if re.match(rf"rule_{rule}(_wildcards_|$)", job.get("Comment", ""))]
-
-
-def test_devices_are_profiled_on_nodes_of_their_type(clone: tuple[Path, str], jobs: list[dict[str, str]]) -> None:
-    found = {(job["Partition"], job["NodeList"].split("-")[0], job["TresPerNode"]) for job in of_rule(jobs, "profile")}
+def test_devices_are_profiled_on_nodes_of_their_type(finished: Finished) -> None:
+    found = {(job["Partition"], job["NodeList"].split("-")[0], job["TresPerNode"]) for job in of_rule(finished, "profile")}
     assert found == {("t4", "t4", "gres:gpu:t4:1"), ("v100", "v100", "gres:gpu:v100:1")}
-    # Two groups of layers, each a job of its own, and planning: on the nodes for everything else.
-    assert [job["Partition"] for job in of_rule(jobs, "quantise")] == ["cpu"] * 2
-    assert [job["NodeList"] for job in of_rule(jobs, "plan")] == ["cpu-0"]
-    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
 
 
-def test_serving_is_one_heterogeneous_job_with_processes_on_both_types(clone: tuple[Path, str], jobs: list[dict[str, str]]) -> None:
-    served = [job for job in jobs if job["JobName"] == f"llmpq-serve-{EXPERIMENT}-{STRATEGY}"]
+def test_all_else_runs_on_nodes_without_devices_a_job_for_each_group_of_layers(finished: Finished) -> None:
+    everywhere = {rule: [job["NodeList"] for job in of_rule(finished, rule)] for rule in ("quantise", "indicator", "plan", "evaluate")}
+    assert everywhere == {"quantise": ["cpu-0"] * 2, "indicator": ["cpu-0"], "plan": ["cpu-0"] * 2, "evaluate": ["cpu-0"]}
+    assert {job["JobState"] for job in finished.jobs} == {"COMPLETED"}
+
+
+def test_serving_is_one_heterogeneous_job_with_processes_on_both_types(finished: Finished) -> None:
+    served = [job for job in finished.jobs if job["JobName"] == f"llmpq-serve-{EXPERIMENT}-{STRATEGY}"]
     assert {job["HetJobId"] for job in served} == {served[0]["JobId"]}
     assert {job["Partition"] for job in served} == {"t4", "v100"}
-    stages = artifacts.read(clone[0] / RUN / "plan.json", "plan")["stages"]
-    places = [place(clone[0], rank) for rank in range(len(stages))]
+    stages = artifacts.read(finished.folder / RUN / "plan.json", "plan")["stages"]
+    places = [place(finished.folder, rank) for rank in range(len(stages))]
     assert [node.split("-")[0] for node, _ in places] == [stage["device"].split("-")[0] for stage in stages]
     assert len(set(places)) == len(stages), "two stages share a device"
 
@@ -65,39 +53,43 @@ def place(folder: Path, rank: int) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def test_plan_and_tokens_are_those_of_a_local_run(clone: tuple[Path, str], tmp_path: Path) -> None:
-    folder = clone[0]
-    record = (folder / f"results/experiments/{EXPERIMENT}/config.yaml").read_text(encoding="utf-8")
-    local = tmp_path / "local.yaml"
-    local.write_text(record.replace("launch: hetjob", "launch: local"), encoding="utf-8")
+def test_plan_and_tokens_are_those_of_a_local_run(finished: Finished, tmp_path: Path) -> None:
+    folder = finished.folder
     here = folder / f"results/experiments/{EXPERIMENT}"
-    arguments = [sys.executable, "-m", "llmpq"]
-    environment = clone_cases.environment(folder)
-    planned = [*arguments, "plan", str(here / "problem.json"), "--out", str(tmp_path / "plan.json"), "--strategy", STRATEGY]
-    subprocess.run(planned, cwd=folder, env=environment, check=True, capture_output=True)
-    plans = [artifacts.read(path, "plan") for path in (tmp_path / "plan.json", folder / RUN / "plan.json")]
-    assert plans[0]["stages"] == plans[1]["stages"]
-    weights = folder / f"results/quantised/{EXPERIMENT}"
-    served = [*arguments, "serve", str(folder / RUN / "plan.json"), "--requests", str(here / "workload.json"), "--config", str(local)]
-    served += [
-        "--checkpoint",
-        str(folder / f"resources/models/{EXPERIMENT}/checkpoint"),
-        "--quantised",
-        str(weights),
-        "--out",
-        str(tmp_path),
-    ]
-    done = subprocess.run(served, cwd=folder, env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    local = tmp_path / "local.yaml"
+    local.write_text((here / "config.yaml").read_text(encoding="utf-8").replace("launch: hetjob", "launch: local"), encoding="utf-8")
+    gap = str(yaml.safe_load(local.read_text(encoding="utf-8"))["planner"]["gap"])
+    llmpq(folder, "plan", here / "problem.json", "--out", tmp_path / "plan.json", "--strategy", STRATEGY, "--gap", gap)
+    assert artifacts.read(tmp_path / "plan.json", "plan")["stages"] == artifacts.read(folder / RUN / "plan.json", "plan")["stages"]
+    weights = [folder / f"results/quantised/site/{name}" for name in ("tiny", "ends")]
+    checkpoint, plan, requests = folder / "resources/models/site/checkpoint", folder / RUN / "plan.json", here / "workload.json"
+    given = [plan, "--requests", requests, "--config", local, "--checkpoint", checkpoint, "--quantised", *weights]
+    llmpq(folder, "serve", *given, "--out", tmp_path)
     assert tokens(tmp_path) == tokens(folder / RUN)
+
+
+def llmpq(folder: Path, *arguments: str | Path) -> None:
+    """Run the command of the clone on this machine, beside the site."""
+    command = [sys.executable, "-m", "llmpq", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=clone_cases.environment(folder), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def tokens(folder: Path) -> list[list[int]]:
     return [json.loads(line)["tokens"] for line in (folder / "requests.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_mlflow_holds_everything_once(clone: tuple[Path, str]) -> None:
-    runs = mlflow_runs(clone[0])
+def test_an_experiment_on_absent_devices_is_planned_and_simulated_and_marked_so(finished: Finished) -> None:
+    folder = finished.folder / f"results/experiments/{ABSENT}"
+    assert artifacts.read(folder / "summary.json", "summary")["provenance"]["source"] == "simulated"
+    assert "simulated" in (folder / "report.html").read_text(encoding="utf-8")
+    assert {run.data.tags["llmpq.source"] for run in mlflow_runs(finished.folder, ABSENT)} == {"simulated"}
+    assert [job["NodeList"] for job in of_rule(finished, "simulate")] == ["cpu-0"]
+    assert f"llmpq-serve-{ABSENT}" not in " ".join(job["JobName"] for job in finished.jobs)
+
+
+def test_mlflow_holds_everything_once(finished: Finished) -> None:
+    runs = mlflow_runs(finished.folder, EXPERIMENT)
     names = [(run.data.tags["llmpq.strategy"], run.data.tags.get("llmpq.stage")) for run in runs]
     assert len(set(names)) == len(names)
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -105,16 +97,41 @@ def test_mlflow_holds_everything_once(clone: tuple[Path, str]) -> None:
     assert {f"profile/site-{name}" for name in ("t4", "v100")} <= {stage for _, stage in names if stage}
 
 
-def mlflow_runs(folder: Path) -> list[Any]:
+def mlflow_runs(folder: Path, experiment: str) -> list[Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{folder.resolve()}/results/mlflow/mlflow.db")
-    experiment = client.get_experiment_by_name(f"llmpq/{EXPERIMENT}")
-    return list(client.search_runs([experiment.experiment_id], max_results=2000))
+    found = client.get_experiment_by_name(f"llmpq/{experiment}")
+    return list(client.search_runs([found.experiment_id], max_results=2000))
 
 
-def test_a_second_run_submits_nothing(site: Site, clone: tuple[Path, str], jobs: list[dict[str, str]]) -> None:
-    code, said = clone_cases.run(site, clone[0])
+def test_every_artifact_names_the_revision_and_the_list_of_versions(finished: Finished) -> None:
+    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=finished.folder, capture_output=True, text=True, check=True)
+    documents = [
+        json.loads(path.read_text(encoding="utf-8")) for path in finished.folder.glob("results/**/*.json") if ".jobs" not in path.parts
+    ]
+    found = {
+        (each["provenance"]["git_revision"].split("-")[0], each["provenance"]["lock_sha256"]) for each in documents if "schema" in each
+    }
+    assert found == {(head.stdout.strip(), artifacts.lock_digest())}
+
+
+def test_a_second_run_submits_nothing(site: Site, finished: Finished) -> None:
+    before = len(clone_cases.jobs_of(site, finished.folder))
+    code, said = clone_cases.run(site, finished.folder)
     assert code == 0, said
     assert "Nothing to be done" in said
-    assert len(site.run("scontrol", "show", "job", "--oneliner").splitlines()) >= len(jobs)
+    assert len(clone_cases.jobs_of(site, finished.folder)) == before
+
+
+def test_the_experiment_is_packed_on_the_submitting_host(site: Site, finished: Finished) -> None:
+    archive = f"results/archives/{EXPERIMENT}.tar.gz"
+    code, said = clone_cases.run(site, finished.folder, archive)
+    assert code == 0, said
+    with tarfile.open(finished.folder / archive) as packed:
+        names = {name.removeprefix(f"{EXPERIMENT}/") for name in packed.getnames()}
+    own = f"results/experiments/{EXPERIMENT}"
+    wanted = ("config.yaml", "report.html", "summary.csv", f"{STRATEGY}/plan.json", f"{STRATEGY}/requests.jsonl")
+    assert {"manifest.json", *(f"{own}/{name}" for name in wanted)} <= names
+    assert [name for name in names if name.startswith(f"{own}/figures/")]
+    assert "results/logs/profile/tiny/site/site-t4.log" in names

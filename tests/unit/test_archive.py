@@ -59,7 +59,7 @@ def test_results_and_logs_are_packed_and_weights_are_named(finished: Path, exper
     assert weights["packed"] is False
     assert (weights["bytes"], weights["sha256"]) == (7, hashlib.sha256(b"weights").hexdigest())
     assert all((finished / path).read_bytes() == inside[path] for path, entry in named.items() if entry["packed"])
-    assert b"revision abc, with its requirements.txt (sha256 def)" in inside["README.txt"]
+    assert b"revision abc, with its requirements.lock (sha256 def)" in inside["README.txt"]
 
 
 def test_equal_files_give_equal_archives(finished: Path, experiment: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from dry_runs import NeedRun, dry_run, pretend
+from dry_runs import ON_SLURM, NeedRun, dry_run, pretend
 
 from llmpq.sources import PACKAGE, code_digest
 
@@ -37,6 +37,14 @@ def need_run(up_to_date: Path) -> NeedRun:
         return {rule for rule, _ in dry_run(up_to_date, [experiment], overrides)}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def up_to_date_on_slurm(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
+    """The same with duo's devices on the nodes of a Slurm cluster."""
+    folder = tmp_path_factory.mktemp("up-to-date-on-slurm")
+    pretend(folder, ["duo"], ON_SLURM)
+    return folder
 
 
 @pytest.fixture

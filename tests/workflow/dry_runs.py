@@ -9,6 +9,10 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, ExecutionSetti
 
 ROOT = Path(__file__).parents[2]
 DIRECTORIES = ("checkpoint", "ends", "figures", "vllm")
+ON_SLURM = [
+    "cluster.launch=hetjob",
+    "cluster.members=[{name: fast0, device: cpu-fast, node: a}, {name: slow0, device: cpu-slow, node: b}]",
+]
 NeedRun = Callable[..., set[str]]
 
 
@@ -30,9 +34,9 @@ def dry_run(
         return [(job.rule.name, [str(path) for path in job.output]) for job in jobs if job.output]
 
 
-def pretend(folder: Path, experiments: Sequence[str]) -> None:
+def pretend(folder: Path, experiments: Sequence[str], overrides: Sequence[str] = ()) -> None:
     """Create every output of the experiments with a little content, and let Snakemake record them as made by its rules."""
-    for _, outputs in dry_run(folder, experiments, force=True):
+    for _, outputs in dry_run(folder, experiments, overrides, force=True):
         for path in map(folder.joinpath, outputs):
             if path.name in DIRECTORIES or path.name.startswith("layers-"):
                 path.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,7 @@ def pretend(folder: Path, experiments: Sequence[str]) -> None:
     with contextlib.chdir(ROOT), SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=2),
-            config_settings=ConfigSettings(config={"experiments": list(experiments)}),
+            config_settings=ConfigSettings(config={"experiments": list(experiments), "overrides": list(overrides)}),
             snakefile=ROOT / "Snakefile",
             workdir=folder,
         )

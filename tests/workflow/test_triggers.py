@@ -1,14 +1,16 @@
 """Changing a value, a source file or a result re-runs the right rules and no others."""
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from dry_runs import ROOT, NeedRun, dry_run
+from dry_runs import ON_SLURM, ROOT, NeedRun, dry_run
 
 from llmpq.config import Experiment
+from llmpq.config_slurm import SlurmCluster, SlurmDevice
 
 TABLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "triggers.yaml").read_text(encoding="utf-8"))
 CHANGES = [(group, row["change"], row["rules"]) for group, rows in TABLE["changes"].items() for row in rows]
@@ -21,6 +23,18 @@ def expand(rules: list[str]) -> set[str]:
 @pytest.mark.parametrize(("group", "change", "rules"), CHANGES, ids=[change for _, change, _ in CHANGES])
 def test_a_changed_value_runs_exactly_these_rules(need_run: NeedRun, group: str, change: str, rules: list[str]) -> None:
     assert need_run([change]) == expand(rules), f"{group}: {change}"
+
+
+@pytest.mark.parametrize(("change", "rules"), [(row["change"], row["rules"]) for row in TABLE["on_slurm"]])
+def test_what_a_job_on_slurm_is_given_runs_nothing_again(up_to_date_on_slurm: Path, change: str, rules: list[str]) -> None:
+    ran = {rule for rule, _ in dry_run(up_to_date_on_slurm, ["duo"], [*ON_SLURM, change])}
+    assert ran == expand(rules)
+
+
+def test_every_setting_for_slurm_is_tried() -> None:
+    known = {f"cluster.slurm.{each.name}" for each in fields(SlurmCluster)} | {f"slurm.{each.name}" for each in fields(SlurmDevice)}
+    tried = [row["change"].split("=")[0] for row in TABLE["on_slurm"]]
+    assert [key for key in known if not any(change.endswith(key) for change in tried)] == []
 
 
 def test_nothing_runs_without_a_change(need_run: NeedRun) -> None:

@@ -253,21 +253,25 @@ def strategy_files(*names):
 
 def links_of(name):
     """What the times of a cluster's links depend on: its members' cores, where its devices come from, and the links' own delay."""
-    cluster = as_launched(entry("cluster", name))
-    used = "name source cores slurm" if "slurm" in cluster else "source"
+    cluster = without_slurm(entry("cluster", name))
+    used = "name source cores" if cluster["launch"] in LAUNCHES else "source"
     types = {key: pick(device, used) for key, device in cluster["types"].items()}
-    return {**pick(cluster, "name launch members link slurm"), "types": types}
+    return {**pick(cluster, "name launch members link interface"), "types": types}
 
 
 def without_slurm(cluster):
-    """A cluster without what Slurm is asked for, which no plan depends on."""
+    """A cluster without what Slurm is asked for, which no result depends on; the network that processes on nodes use stays."""
     types = {name: {key: value for key, value in device.items() if key != "slurm"} for name, device in cluster["types"].items()}
-    return {**{key: value for key, value in cluster.items() if key != "slurm"}, "types": types}
+    network = {"interface": cluster["slurm"]["interface"]} if cluster["launch"] in LAUNCHES else {}
+    return {**{key: value for key, value in cluster.items() if key != "slurm"}, "types": types, **network}
 
 
-def as_launched(cluster):
-    """A cluster with what Slurm is asked for, where its processes are a Slurm job of their own."""
-    return cluster if cluster["launch"] in LAUNCHES else without_slurm(cluster)
+def whole_cluster(wildcards, resources):
+    """A params function: the cluster with what Slurm is asked for.
+
+    Snakemake does not compare parameters that are functions of ``resources``: finished work stays, whatever it would be given now.
+    """
+    return experiment(wildcards)["cluster"] if "experiment" in wildcards.keys() else entry("cluster", wildcards.cluster)
 
 
 def if_vllm(pattern):

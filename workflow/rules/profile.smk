@@ -44,7 +44,8 @@ rule links:
     threads: all_cores
     params:
         profile=of_entry("profile", "link_bytes repeats warmup"),
-        cluster=lambda wildcards: links_of(wildcards.cluster),
+        decisive=lambda wildcards: links_of(wildcards.cluster),
+        cluster=whole_cluster,
         code=code_digest("llmpq.profile.links", "llmpq.profile.link_worker"),
     message:
         "Time the links of {wildcards.cluster}"

@@ -48,7 +48,8 @@ rule serve:
     params:
         serve=of_experiment("serve"),
         backend=served_by,
-        cluster=lambda wildcards: as_launched(experiment(wildcards)["cluster"]),
+        decisive=lambda wildcards: without_slurm(experiment(wildcards)["cluster"]),
+        cluster=whole_cluster,
         workload=of_experiment("workload", "slots ignore_eos"),
         code=serving_code,
     message:
@@ -88,7 +89,8 @@ rule serve_file:
     params:
         serve=of_experiment("serve"),
         backend=of_experiment("backend", "name margins port"),
-        cluster=lambda wildcards: as_launched(experiment(wildcards)["cluster"]),
+        decisive=lambda wildcards: without_slurm(experiment(wildcards)["cluster"]),
+        cluster=whole_cluster,
         workload=of_experiment("workload", "slots"),
         code=code_digest("llmpq.serve.*"),
     message:

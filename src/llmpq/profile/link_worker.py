@@ -32,7 +32,7 @@ MODEL_BYTES = 64 * 2**20
 def send_once(payload: torch.Tensor, receiver: int, answer_s: float | None = None) -> float:
     """Send ``payload``; returns the one-way seconds, from the call to the receiver's time stamp (same host, same clock).
 
-    Where the receiver is another host, ``answer_s`` is how long its answer takes, and what is left of the round trip is returned.
+    Where the receiver may be another host, ``answer_s`` is how long its answer takes, and what is left of the round trip is returned.
     """
     stamp = torch.zeros(1, dtype=torch.int64)
     start = time.monotonic_ns()
@@ -40,7 +40,12 @@ def send_once(payload: torch.Tensor, receiver: int, answer_s: float | None = Non
     dist.recv(stamp, receiver)
     if answer_s is None:
         return (int(stamp) - start) / 1e9
-    return max(0.0, (time.monotonic_ns() - start) / 1e9 - answer_s)
+    return one_way((time.monotonic_ns() - start) / 1e9, answer_s)
+
+
+def one_way(round_trip_s: float, answer_s: float) -> float:
+    """Seconds of a round trip without its answer: half of it at least, since an answer is no longer than any payload."""
+    return max(round_trip_s / 2, round_trip_s - answer_s)
 
 
 def receive_once(payload: torch.Tensor, sender: int) -> None:
@@ -121,8 +126,10 @@ def main() -> None:
     Emulator(1.0, job["cores"], job["threads"]).pin()
     rank, world, wait = job["rank"], job["world"], datetime.timedelta(seconds=WAIT_S)
     place = meet(Path(job["task_dir"]), rank == 0, WAIT_S) if "task_dir" in job else job
-    descriptor = {"master_listen_fd": place["listener"]} if rank == 0 else {}  # without it the store listens on every address
-    store = dist.TCPStore(place["host"], place["port"], world, rank == 0, wait, wait_for_workers=False, **descriptor)
+    descriptor = (
+        {"master_listen_fd": place["listener"]} if rank == 0 else {}
+    )  # else it listens everywhere; torch 2.7 has that without libuv alone
+    store = dist.TCPStore(place["host"], place["port"], world, rank == 0, wait, wait_for_workers=False, use_libuv=False, **descriptor)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=wait)
     rows = run(job)
     dist.barrier()

@@ -2,7 +2,7 @@
 
 A row is the one-way time of a payload from the sender's call to the moment the receiver holds it, both read from the host's monotonic
 clock, which processes of one machine share. On the nodes of a cluster, whose clocks differ, it is the time until a short answer has come
-back, less half the round trip of a short message. Repeats are interleaved over pairs and payload sizes.
+back, less half the round trip of a short message, and at least half of that time. Repeats are interleaved over pairs and payload sizes.
 """
 
 import contextlib

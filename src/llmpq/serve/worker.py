@@ -156,7 +156,7 @@ def _connect(job: dict[str, Any], stage: "Stage") -> tuple["Sender | None", "Rec
         os.environ["GLOO_SOCKET_IFNAME"] = interface_of(own_address(os.environ) if on_node else job["address"], ServeError)
     place = meet(Path(job["task_dir"]), rank == 0, job["load_timeout_s"]) if on_node else job
     descriptor = {"master_listen_fd": place["listener"]} if rank == 0 else {}
-    store = dist.TCPStore(place["host"], place["port"], stages, rank == 0, wait, wait_for_workers=False, **descriptor)
+    store = dist.TCPStore(place["host"], place["port"], stages, rank == 0, wait, wait_for_workers=False, use_libuv=False, **descriptor)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=wait)
     dist.barrier()
     incoming, outgoing = _buffers(job)

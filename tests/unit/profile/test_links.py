@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from llmpq import artifacts
+from llmpq.profile.link_worker import one_way
 from llmpq.profile.links import LinkError, profile_links
 
 SETTINGS = {"link_bytes": [64, 8_000_000], "repeats": 2}
@@ -25,6 +26,11 @@ def cluster(delay_ms: float = 0.0, cores: tuple[int, ...] = (0, 0), count: int =
 
 def quietly(_text: str) -> None:
     pass
+
+
+def test_a_round_trip_without_its_answer_is_a_time_however_late_answers_were_before() -> None:
+    assert one_way(1.0, 0.25) == 0.75
+    assert one_way(1.0, 3.0) == 0.5
 
 
 def test_both_directions_and_every_payload(tmp_path: Path) -> None:
