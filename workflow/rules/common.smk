@@ -199,6 +199,17 @@ def device_files(pattern):
     return fill
 
 
+def cost_files(wildcards):
+    """An input function: the fitted times of the cluster's devices, through the backend that serves the experiment."""
+    folder = "results/vllm/cost" if experiment(wildcards)["backend"]["name"] == "vllm" else "results/cost"
+    return device_files(f"{folder}/{{profile}}/{{model}}/{{device}}.json")(wildcards)
+
+
+def compiled_by_vllm():
+    """Whether vLLM compiles what it is profiled with: as in serving (all experiments agree: checked by compose)."""
+    return next((each["backend"]["compile"] for each in EXPERIMENTS.values() if each["backend"]["name"] == "vllm"), True)
+
+
 def layer_groups(model, quantizer):
     """Names of the layer groups that are quantised one job each."""
     layers, step = (

@@ -10,7 +10,7 @@ rule report:
         explain=if_explained,
         pareto=f"{EXPERIMENT}/pareto.json",
         indicator=if_served(for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json")),
-        costs=if_served(device_files("results/cost/{profile}/{model}/{device}.json")),
+        costs=if_served(cost_files),
     output:
         summary=f"{EXPERIMENT}/summary.json",
         table=f"{EXPERIMENT}/summary.csv",
@@ -55,7 +55,7 @@ rule track:
         workload=if_served(for_experiment(f"{EXPERIMENT}/workload.json")),
         model=if_served(for_experiment("resources/models/{model}/model.json")),
         profiles=if_served(device_files("results/profiles/{profile}/{model}/{device}.json")),
-        costs=if_served(device_files("results/cost/{profile}/{model}/{device}.json")),
+        costs=if_served(cost_files),
         links=if_served(for_experiment("results/links/{profile}/{cluster}.json")),
         calibration=if_served(for_experiment(CALIBRATION)),
         quantised=if_served(quantised_weights),
