@@ -132,10 +132,8 @@ def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
                     "text": f"set evaluate.sources.{entry} to the same file in both",
                 }
                 mend = mends.get(group, f"give one of them another name (for example {group}.name={entry}-2)")
-                raise ConfigError(
-                    f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored "
-                    f"under that name: {mend}"
-                )
+                told = f"experiments '{first}' and '{name}' change the {group} '{entry}' differently"
+                raise ConfigError(f"{told}, but its results are stored under that name: {mend}")
 
 
 def _get(experiment: Mapping[str, Any], key: str) -> Any:
