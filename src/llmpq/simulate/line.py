@@ -40,6 +40,7 @@ class Line:
     record: bool = False
     pause_ms: float = 0.0
     now: float = 0.0
+    arrived: float = 0.0
     left: float = 0.0
     calls: int = 0
     events: list[Event] = field(default_factory=list)
@@ -85,8 +86,9 @@ class Line:
         self.calls += 1
 
     def collect(self) -> float:
-        """Wait on stage 0 for the result of the oldest call; returns the time."""
-        self.now = max(self.now, self._returns.popleft() + self.pause_ms)
+        """Wait on stage 0 for the result of the oldest call; returns the time. ``arrived`` is when it was there."""
+        self.arrived = self._returns.popleft()
+        self.now = max(self.now, self.arrived + self.pause_ms)
         return self.now
 
     @property

@@ -42,6 +42,6 @@ class VllmRun:
     def finished(self, call: VllmCall, done: Sequence[int]) -> None:
         if self._without:
             self._without.difference_update(call.complete)
-            self.prefill_ms = self.line.now
+            self.prefill_ms = self.line.arrived
         for number in done:
-            self.finished_ms[number] = self.line.now
+            self.finished_ms[number] = self.line.arrived

@@ -32,6 +32,7 @@ from llmpq.vllm_serve.settings import BACKEND, compiling, environment_of
 SHALLOW, DEEP = 2, 8  # layers
 BUDGET_S = 45.0  # of measuring, for each model that is loaded
 LOAD_TIMEOUT_S, CALL_TIMEOUT_S = 600.0, 120.0
+LEAST_S = 1e-5  # of an overhead, which in a long call is less than what layers differ by
 NEAR = 3  # tokens by which the context of a decode call may differ from the one that it counts for
 ONE_RUN = 256  # contexts no further apart than this are passed in one run of decode calls
 NO_OPTION = "-"
@@ -214,7 +215,7 @@ def rows_of(times: Mapping[str, Times], lookups: Mapping[int, Sequence[float]], 
         rows.append(_row("head", _BASE, key, [call for found in times.values() for call in found.head[key]], peak))
         least = min(float(np.median(found.body[key])) - base for found in deep.values()) / added
         layers = SHALLOW * max(_base_layer(shallow, deep, key, added), least, 0.0)
-        seconds = [max(call - layers - float(np.median(lookup)), LEAST_PART * call) for call in shallow.body[key]]
+        seconds = [max(call - layers - float(np.median(lookup)), LEAST_S) for call in shallow.body[key]]
         rows.append(_row("overhead", NO_OPTION, key, seconds, peak))
         gaps = [gap for found in times.values() for gap in found.gap[key]]
         if gaps:
