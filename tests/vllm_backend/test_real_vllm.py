@@ -24,7 +24,7 @@ from llmpq.vllm_serve.settings import compiling, environment_of
 
 CUT = (10, 20)
 OPTIONS = tuple("w8a8" if layer % 3 == 1 or layer == 29 else "16" for layer in range(30))  # 19 at 16, 11 at w8a8
-WINDOWS, WINDOW, PROMPTS, PROMPT, NEW = 4, 512, 8, 128, 24
+WINDOWS, WINDOW, PROMPTS, PROMPT, NEW = 8, 512, 8, 128, 24
 TEXT = Path(__file__).parents[2] / "resources/texts/wikipedia.txt"
 NEAR_TIE = 0.6  # natural logarithms between the two likeliest tokens; 0.40 seen where greedy texts part, at differences of up to 1.3
 PERPLEXITY, OWN_PERPLEXITY = 0.01, 0.03
@@ -90,8 +90,8 @@ def test_three_programs_agree_on_the_weights_of_one_export(python: Path, real_mo
     print(told)
     assert abs(figures["transformers"] / figures["vllm"] - 1) < PERPLEXITY, told
     assert abs(figures["llmpq"] / figures["vllm"] - 1) < OWN_PERPLEXITY, told
-    assert distances["transformers"] < 0.2, told  # 0.101 seen: activations rounded by 127.5 where vLLM has 127
-    assert distances["llmpq"] < 0.4, told  # 0.089 seen with activations of 8 bits, 0.249 with 7
+    assert distances["transformers"] < 0.4, told  # 0.19 seen, 0.10 with GPTQ's codes: activations rounded by 127.5 where vLLM has 127
+    assert distances["llmpq"] < 0.5, told  # 0.18 seen with activations of 8 bits, 0.09 with GPTQ's codes, and 0.25 with 7 bits
     _parts_at_near_ties(model, job, found["answers"])
 
 
