@@ -81,6 +81,7 @@ def test_lines_are_answered_each_in_its_own_form_and_bad_ones_refused(python: Pa
     made = vllm_cases.planned(tmp_path)
     for directory in (made.model, made.export):
         byte_tokenizer(directory)
+    (made.export / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     record = artifacts.read(made.export / "export.json", "export")
     record["files"] |= {path.name: path.stat().st_size for path in made.export.iterdir() if path.name != "export.json"}
     (made.export / "export.json").write_text(json.dumps(record))

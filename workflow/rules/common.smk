@@ -199,10 +199,19 @@ def device_files(pattern):
     return fill
 
 
+def profile_files(wildcards):
+    """An input function: the profiles of the cluster's devices, through the backend that serves the experiment."""
+    return device_files(f"{times_of(wildcards)}/profiles/{{profile}}/{{model}}/{{device}}.json")(wildcards)
+
+
 def cost_files(wildcards):
-    """An input function: the fitted times of the cluster's devices, through the backend that serves the experiment."""
-    folder = "results/vllm/cost" if experiment(wildcards)["backend"]["name"] == "vllm" else "results/cost"
-    return device_files(f"{folder}/{{profile}}/{{model}}/{{device}}.json")(wildcards)
+    """An input function: what was fitted to these profiles."""
+    return device_files(f"{times_of(wildcards)}/cost/{{profile}}/{{model}}/{{device}}.json")(wildcards)
+
+
+def times_of(wildcards):
+    """The folder of the times that were taken through the experiment's backend."""
+    return "results/vllm" if experiment(wildcards)["backend"]["name"] == "vllm" else "results"
 
 
 def compiled_by_vllm():

@@ -54,7 +54,7 @@ rule track:
         problem=f"{EXPERIMENT}/problem.json",
         workload=if_served(for_experiment(f"{EXPERIMENT}/workload.json")),
         model=if_served(for_experiment("resources/models/{model}/model.json")),
-        profiles=if_served(device_files("results/profiles/{profile}/{model}/{device}.json")),
+        profiles=if_served(profile_files),
         costs=if_served(cost_files),
         links=if_served(for_experiment("results/links/{profile}/{cluster}.json")),
         calibration=if_served(for_experiment(CALIBRATION)),

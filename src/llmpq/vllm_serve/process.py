@@ -70,10 +70,11 @@ def run_engine(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_S)  # so that vLLM gives its shared memory back itself
         finally:
+            mapped = _mapped_by(process.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            _release(meetings)
+            _release(meetings, mapped)
         if not answer.exists():
             raise ServeError(f"vLLM ended without an answer ({_last_error(log)}); {log} has all that it said")
         return dict(json.loads(answer.read_text(encoding="utf-8")))
@@ -90,11 +91,24 @@ def _wait(process: subprocess.Popen[bytes], wake: int, answer: Path, load_until:
             raise ServeError(f"vLLM has not loaded the model within serve.load_timeout_s; {log} has all that it said")
 
 
-def _release(meetings: set[str]) -> None:
-    """Remove the shared memory that vLLM 0.32 leaves behind, which is named after the file by which its stages met."""
-    for name in meetings:
-        for path in _SHARED.glob(f"{name}-*"):
-            path.unlink(missing_ok=True)
+def _mapped_by(group: int) -> set[Path]:
+    """The shared memory that the processes of a group have open, which stays behind when they are killed."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == group:
+                places = [line.split()[-1] for line in (folder / "maps").read_text(encoding="utf-8").splitlines()]
+                found |= {Path(place) for place in places if place.startswith(f"{_SHARED}/")}
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def _release(meetings: set[str], mapped: set[Path]) -> None:
+    """Remove the shared memory that vLLM 0.32 leaves behind: what killed processes had open, and what is named after the file by which its
+    stages met."""
+    for path in mapped.union(*(_SHARED.glob(f"{name}-*") for name in meetings)):
+        path.unlink(missing_ok=True)
 
 
 def _last_error(log: Path) -> str:

@@ -190,6 +190,12 @@ def _job(
 ) -> dict[str, Any]:
     """What engine.py is asked."""
     engine = {**exported["vllm"]["engine"], "max_num_seqs": options.slots, "enable_prefix_caching": False}
+    if any("sampling" in request for request in intake.requests):
+        # vLLM 0.32 on the CPU dies where a prompt is cut whose request has a seed: it winds back a kind of generator that only GPUs have
+        engine |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(engine["max_num_batched_tokens"], engine["max_model_len"]),
+        }
     return {
         "model": str(directory.absolute()),
         "engine": {**engine, **compiling(compiled)},

@@ -72,6 +72,19 @@ def test_a_vllm_that_does_not_load_is_killed(tmp_path: Path) -> None:
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def test_shared_memory_of_a_killed_vllm_goes_with_it(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    code = "import sys, time; from multiprocessing import shared_memory; held = shared_memory.SharedMemory(create=True, size=9999); "
+    code += f"open('{tmp_path}/name', 'w').write(held.name); time.sleep(60)"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}"\n')
+    program.chmod(0o755)
+    with pytest.raises(ServeError, match="has not loaded"):
+        run_engine(program, {"environment": {}}, tmp_path / "log", load_timeout_s=3, timeout_s=1)
+    name = (tmp_path / "name").read_text()
+    assert name
+    assert not (Path("/dev/shm") / name).exists()
+
+
 def test_a_damaged_export_is_refused(made: Planned, tmp_path: Path) -> None:
     cut = edited(made, tmp_path / "cut")
     whole = (cut / "model.safetensors").read_bytes()
