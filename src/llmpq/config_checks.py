@@ -121,19 +121,19 @@ def check_shared(composed: Mapping[str, Mapping[str, Any]]) -> None:
         entries = [(group, experiment[group]["name"], experiment[group]) for group in SHARED]
         entries += [("device", key, {k: v for k, v in device.items() if k != "memory_mib"}) for key, device in cluster["types"].items()]
         entries += [("cluster", cluster["name"], wiring)]
+        entries += [("backend", "vllm", experiment["backend"]["compile"])] if experiment["backend"]["name"] == "vllm" else []
         entries += [("text", text, experiment["evaluate"]["sources"][text]) for text in BENCHMARK_TEXTS if text in used_texts(experiment)]
         for group, entry, value in entries:
             first, other = seen.setdefault((group, entry), (name, value))
             if other != value:
-                mend = "give one of them a file of its own in config/device, and a cluster that uses it"
-                if group == "text":
-                    mend = f"set evaluate.sources.{entry} to the same file in both"
-                elif group != "device":
-                    mend = f"give one of them another name (for example {group}.name={entry}-2)"
-                raise ConfigError(
-                    f"experiments '{first}' and '{name}' change the {group} '{entry}' differently, but its results are stored "
-                    f"under that name: {mend}"
-                )
+                mends = {
+                    "device": "give one of them a file of its own in config/device, and a cluster that uses it",
+                    "backend": "choose the same backend.compile for both",
+                    "text": f"set evaluate.sources.{entry} to the same file in both",
+                }
+                mend = mends.get(group, f"give one of them another name (for example {group}.name={entry}-2)")
+                told = f"experiments '{first}' and '{name}' change the {group} '{entry}' differently"
+                raise ConfigError(f"{told}, but its results are stored under that name: {mend}")
 
 
 def _get(experiment: Mapping[str, Any], key: str) -> Any:

@@ -28,6 +28,7 @@ _STAGE_PARAMETERS = {
     "reference": ["evaluate"],
     "evaluate": ["evaluate"],
     "profile": ["profile"],
+    "profile_vllm": ["profile", "backend"],
     "links": ["profile"],
 }
 _STAGE_PARAMETERS |= {

@@ -26,12 +26,14 @@ class Tracked:
         """Whether ``experiment`` leaves such a file."""
         if self.stage == "explain" and not experiment["planner"]["explain"]:
             return False
-        if self.stage == "export" and experiment["backend"]["name"] != "vllm":
+        if self.stage in (_OWN_STAGES if experiment["backend"]["name"] == "vllm" else _VLLM_STAGES):
             return False
         return self.stage in _SIMULATED_STAGES if is_simulated(experiment) else self.stage != "simulate"
 
 
 _SIMULATED_STAGES = ("config_record", "problem", "plan", "explain", "pareto", "simulate", "report", "track")
+_OWN_STAGES = ("profile", "fit")  # of those that llmpq's own runtime serves
+_VLLM_STAGES = ("export", "profile_vllm", "fit_vllm")  # of experiments that vLLM serves
 _STAGE_OF = {
     "data_sheet_problem": "problem",
     "links_on_nodes": "links",
@@ -43,7 +45,9 @@ TRACKED = (
     Tracked("resources/models/{model}/checkpoint/", "prepare_model", copy=False),
     Tracked("resources/texts/{text}.txt", "prepare_text"),
     Tracked("results/profiles/{profile}/{model}/{device}.json", "profile"),
+    Tracked("results/vllm/profiles/{profile}/{model}/{device}.json", "profile_vllm"),
     Tracked("results/links/{profile}/{cluster}.json", "links"),
+    Tracked("results/vllm/cost/{profile}/{model}/{device}.json", "fit_vllm"),
     Tracked("results/cost/{profile}/{model}/{device}.json", "fit"),
     Tracked("results/calibration/{model}/{quantizer}.safetensors", "calibrate", copy=False),
     Tracked("results/quantised/{model}/{quantizer}/{group}/manifest.json", "quantise"),

@@ -199,6 +199,26 @@ def device_files(pattern):
     return fill
 
 
+def profile_files(wildcards):
+    """An input function: the profiles of the cluster's devices, through the backend that serves the experiment."""
+    return device_files(f"{times_of(wildcards)}/profiles/{{profile}}/{{model}}/{{device}}.json")(wildcards)
+
+
+def cost_files(wildcards):
+    """An input function: what was fitted to these profiles."""
+    return device_files(f"{times_of(wildcards)}/cost/{{profile}}/{{model}}/{{device}}.json")(wildcards)
+
+
+def times_of(wildcards):
+    """The folder of the times that were taken through the experiment's backend."""
+    return "results/vllm" if experiment(wildcards)["backend"]["name"] == "vllm" else "results"
+
+
+def compiled_by_vllm():
+    """Whether vLLM compiles what it is profiled with: as in serving (all experiments agree: checked by compose)."""
+    return next((each["backend"]["compile"] for each in EXPERIMENTS.values() if each["backend"]["name"] == "vllm"), True)
+
+
 def layer_groups(model, quantizer):
     """Names of the layer groups that are quantised one job each."""
     layers, step = (

@@ -19,7 +19,7 @@ rule config_record:
 rule problem:
     input:
         model=for_experiment("resources/models/{model}/model.json"),
-        costs=device_files("results/cost/{profile}/{model}/{device}.json"),
+        costs=cost_files,
         links=for_experiment("results/links/{profile}/{cluster}.json"),
         indicator=for_experiment("results/indicators/{model}/{quantizer}/{indicator}.json"),
     output:
@@ -37,7 +37,7 @@ rule problem:
         quantizer=of_experiment("quantizer", "options"),
         planner=of_experiment("planner", "objective micro_batches"),
         serve=of_experiment("serve", "schedule"),
-        backend=of_experiment("backend", "plan_for"),
+        backend=of_experiment("backend", "name plan_for"),
         code=code_digest("llmpq.cost.problem", "llmpq.export.choice"),
     message:
         "Write the planning problem of {wildcards.experiment}"

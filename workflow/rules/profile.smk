@@ -1,6 +1,7 @@
 """Times of layers and links as they are measured, and what is fitted to them. Measuring rules take all cores: nothing runs beside them."""
 
 PROFILE = "results/profiles/{profile}/{model}/{device}.json"
+VLLM_PROFILE = "results/vllm/profiles/{profile}/{model}/{device}.json"
 
 
 rule profile:
@@ -30,6 +31,30 @@ rule profile:
         "Time one layer, embedding and head of {wildcards.model} on {wildcards.device}"
     script:
         "../scripts/profile.py"
+
+
+rule profile_vllm:
+    input:
+        checkpoint="resources/models/{model}/checkpoint",
+    output:
+        VLLM_PROFILE,
+    log:
+        "results/logs/profile_vllm/{profile}/{model}/{device}.log",
+    benchmark:
+        "results/benchmarks/profile_vllm/{profile}/{model}/{device}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: all_cores
+    params:
+        profile=of_entry("profile", "micro_batches prompt_tokens contexts repeats warmup options"),
+        device=of_entry("device", "kind source cores slowdown"),
+        model=of_entry("model", "end_options kv_options"),
+        compiled=lambda wildcards: compiled_by_vllm(),
+        code=code_digest("llmpq.vllm_serve.profile", "llmpq.vllm_serve.recorder", "llmpq.export.choice"),
+    message:
+        "Time one layer, embedding and head of {wildcards.model} on {wildcards.device} through vLLM"
+    script:
+        "../scripts/profile_vllm.py"
 
 
 rule links:
@@ -71,8 +96,23 @@ rule fit:
     conda:
         ENVIRONMENT
     params:
+        backend="native",
         code=code_digest("llmpq.cost.latency"),
     message:
         "Fit the times of {wildcards.device}"
     script:
         "../scripts/fit.py"
+
+
+use rule fit as fit_vllm with:
+    input:
+        VLLM_PROFILE,
+    output:
+        "results/vllm/cost/{profile}/{model}/{device}.json",
+    log:
+        "results/logs/fit_vllm/{profile}/{model}/{device}.log",
+    params:
+        backend="vllm",
+        code=code_digest("llmpq.cost.latency"),
+    message:
+        "Fit the times of {wildcards.device} through vLLM"

@@ -73,6 +73,7 @@ rule serve_file:
         requests="requests/{file}.jsonl",
         checkpoint=for_experiment("resources/models/{model}/checkpoint"),
         quantised=quantised_weights,
+        export=if_vllm(f"{RUN}/vllm"),
     output:
         results=f"{RUN}/served/{{file}}.jsonl",
         serve=f"{RUN}/served/{{file}}.serve.json",
@@ -88,11 +89,11 @@ rule serve_file:
     threads: all_cores
     params:
         serve=of_experiment("serve"),
-        backend=of_experiment("backend", "name margins port"),
+        backend=served_by,
         decisive=lambda wildcards: without_slurm(experiment(wildcards)["cluster"]),
         cluster=whole_cluster,
         workload=of_experiment("workload", "slots"),
-        code=code_digest("llmpq.serve.*"),
+        code=serving_code,
     message:
         "Serve requests/{wildcards.file}.jsonl as {wildcards.strategy} planned {wildcards.experiment}"
     script:

@@ -5,4 +5,5 @@ from llmpq.job import job
 
 with job(snakemake):
     names = snakemake.wildcards
-    write_cost(snakemake.input[0], snakemake.output[0], model=names.model, device=names.device)
+    expected = {"model": names.model, "device": names.device, "backend": snakemake.params.backend}
+    write_cost(snakemake.input[0], snakemake.output[0], **expected)

@@ -27,4 +27,5 @@ with job(snakemake):
         end_options=choice.end_options,
         kv_options=choice.kv_options,
         notes=choice.notes,
+        backend=settings.backend["name"],
     )

@@ -6,8 +6,8 @@ from llmpq import artifacts, planless
 from llmpq.job import job
 from llmpq.serve.batch import serve
 from llmpq.serve.job import run_settings
-from llmpq.vllm_serve.run import BACKEND as VLLM
 from llmpq.vllm_serve.run import serve_with_vllm
+from llmpq.vllm_serve.settings import BACKEND as VLLM
 
 with job(snakemake):
     given, params, out = snakemake.input, snakemake.params, snakemake.output

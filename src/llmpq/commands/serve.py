@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="serve with vLLM, on this machine's cores, from what `llmpq export PLAN.json --to vllm DIR --platform cpu` wrote (the "
-        "configuration's backend vllm); needs --problem, and the requests as a workload.json",
+        "configuration's backend vllm); needs --problem",
     )
     parser.add_argument("--order", choices=("request", "finished"), help="of the results (default: that of the requests)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="for requests that do not say (default: 256)")
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     from llmpq.errors import ServeError
     from llmpq.serve.batch import serve
     from llmpq.serve.job import run_settings
-    from llmpq.vllm_serve.run import BACKEND as VLLM
     from llmpq.vllm_serve.run import serve_with_vllm
+    from llmpq.vllm_serve.settings import BACKEND as VLLM
 
     given = {key: value for key in OVERRIDES if (value := getattr(args, key)) is not None}
     cluster, settings = None, given
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.export is None or args.problem is None:
         raise ServeError("with backend vllm give --problem PROBLEM.json and --export DIR, which `llmpq export --to vllm` wrote")
     else:
-        document = serve_with_vllm(*asked, args.export, args.out, settings)
+        document = serve_with_vllm(*asked, args.export, args.out, settings, say=say)
     measured, predicted = (document["throughput"][key] for key in ("measured", "predicted"))
     print(f"{document['served_requests']} requests, {document['new_tokens']} tokens in {measured['total_s']:.2f} s")
     for key, what, unit in (("tokens_per_s", "throughput", "tokens/s"), ("prefill_s", "prefill", "s"), ("decode_s", "decode", "s")):

@@ -42,6 +42,8 @@ KNOT_TERMS: dict[str, dict[str, Term]] = {
     "prefill": {name: TERMS["prefill"][name] for name in ("s", "1")} | {"s^2": lambda v, s: s * s},
     "decode": {name: TERMS["decode"][name] for name in ("t", "1")},
 }
+NATIVE = "native"
+"""The backend of a profile that names none."""
 DEGRADED_MAPE = 0.10  # a fit worse than this on held-out shapes marks its artifact ``degraded``
 REFUSED_MAPE = 0.25  # and one worse than this is no basis for a plan
 
@@ -156,6 +158,7 @@ def fit_profile(profile: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": profile["model"],
         "device": profile["device"],
+        "backend": profile.get("backend", NATIVE),
         "slowdown": profile["slowdown"],
         "degraded": bool(notes),
         "heldout_mape": round(float(np.mean(layer_errors)), 6) if layer_errors else 0.0,
@@ -168,15 +171,18 @@ def fit_profile(profile: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_cost(profile_path: str | Path, out: str | Path, *, model: str | None = None, device: str | None = None) -> dict[str, Any]:
+def write_cost(
+    profile_path: str | Path, out: str | Path, *, model: str | None = None, device: str | None = None, backend: str | None = None
+) -> dict[str, Any]:
     """Fit the profile in ``profile_path`` and write the ``cost`` artifact; returns the document.
 
-    Raises ArtifactError for a profile of another ``model`` or ``device`` than the ones expected (None: any).
+    Raises ArtifactError for a profile of another ``model`` or ``device``, or through another ``backend``, than expected (None: any).
     """
     profile = artifacts.read(profile_path, "profile")
-    for key, expected in (("model", model), ("device", device)):
-        if expected is not None and profile[key] != expected:
-            raise ArtifactError(f"{profile_path}: key '{key}' is {profile[key]!r}, expected {expected!r}; profile that {key} instead")
+    for key, expected in (("model", model), ("device", device), ("backend", backend)):
+        found = profile.get(key, NATIVE)
+        if expected is not None and found != expected:
+            raise ArtifactError(f"{profile_path}: key '{key}' is {found!r}, expected {expected!r}; profile that {key} instead")
     source = profile["provenance"].get("source", "measured")
     return artifacts.write(out, "cost", fit_profile(profile), source=source, inputs=[profile_path])
 
@@ -208,6 +214,7 @@ class LatencyModel:
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.device: str = document["device"]
+        self.backend: str = document.get("backend", NATIVE)
         self.model: str = document["model"]
         self._fits: dict[tuple[str, str, str], LatencyFit] = {}
         for row in document["fits"]:
@@ -227,7 +234,8 @@ class LatencyModel:
             raise ArtifactError(f"cost of {self.device}: no fit of {part} in {phase} for option '{option}'; add it to the profile")
         return fitted.predict(micro_batch, length)
 
-    def overhead(self, phase: str, micro_batch: float, length: float) -> float:
-        """Milliseconds of one stage call besides its layers, embedding and head; 0 where the profile has none (catalogue devices)."""
-        fitted = next((found for (part, of, _), found in self._fits.items() if part == "overhead" and of == phase), None)
+    def overhead(self, phase: str, micro_batch: float, length: float, part: str = "overhead") -> float:
+        """Milliseconds of one stage call besides its layers, embedding and head, or of the ``scheduler`` between two calls; 0 where the
+        profile has none (catalogue devices)."""
+        fitted = next((found for (name, of, _), found in self._fits.items() if name == part and of == phase), None)
         return fitted.predict(micro_batch, length) if fitted else 0.0

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from llmpq import artifacts
-from llmpq.cost.latency import LatencyModel
+from llmpq.cost.latency import NATIVE, LatencyModel
 from llmpq.cost.link import fit_links
-from llmpq.cost.tables import TOKEN_BYTES, Shape, device_tables
+from llmpq.cost.tables import TOKEN_BYTES, Shape, device_tables, scheduler_ms
 from llmpq.errors import ArtifactError, ConfigError
 from llmpq.model.spec import ModelSpec, RopeSpec
 from llmpq.quant import bytes as quant_bytes
+from llmpq.quant import vllm_bytes
 from llmpq.quant.options import DEFAULT_KV, OUTLIER_COLUMNS, layer_option, layer_options, options_of_end, weight_option
 
 ACTIVATION_BYTES = 4  # hidden states travel between stages in fp32
@@ -33,28 +34,22 @@ def build_problem(
     end_options: Sequence[str] = ("16",),
     kv_options: Sequence[str] = (DEFAULT_KV,),
     outlier_columns: int = OUTLIER_COLUMNS,
+    backend: str = NATIVE,
 ) -> dict[str, Any]:
     """Body of ``problem.json``.
 
     ``model`` is the ``model`` artifact (or any mapping with ``name`` and ``spec``); ``cluster``, ``workload`` and ``planner`` are groups of
     the configuration, ``options`` and ``outlier_columns`` the quantizer's, ``end_options`` and ``kv_options`` the model's; ``costs`` are by
-    device type. Times are milliseconds per layer and micro-batch, for decode means over the contexts. Raises ArtifactError for an artifact
-    of another model, device or cluster or without an option, ConfigError or ModelError for a workload that the model cannot hold.
+    device type, of profiles through ``backend``. Times are milliseconds per layer and micro-batch, for decode means over the contexts.
+    Raises ArtifactError for an artifact of another model, device, cluster or backend or without an option, ConfigError or ModelError for a
+    workload that the model cannot hold.
     """
     spec = _spec(model)
     _check_workload(spec, workload)
-    _check_artifacts(str(model["name"]), cluster, costs, links, indicator)
-    shape = Shape(
-        prompt_tokens=int(workload["prompt_tokens"]),
-        new_tokens=int(workload["new_tokens"]),
-        sizes=_tabulated(int(workload["slots"]), planner, schedule),
-        token_activation_bytes=spec.hidden * ACTIVATION_BYTES,
-        devices=len(cluster["members"]),
-        options=layer_options(options, kv_options),
-        end_options=end_options,
-        outlier_columns=outlier_columns,
-        hand_off_ms=links["hand_off"]["p50_ms"] if "hand_off" in links else 0.0,
-    )
+    _check_artifacts(str(model["name"]), cluster, costs, links, indicator, backend)
+    if backend != NATIVE:
+        planner = _as_vllm_decodes(planner, int(workload["slots"]), len(cluster["members"]))
+    shape = _shape(spec, cluster, workload, planner, links, options, end_options, kv_options, outlier_columns, schedule, backend)
     devices, notes = _devices(spec, cluster, costs, shape)
     used = [option for option in shape.options if any(option in device["options"] for device in devices)]
     return {
@@ -64,13 +59,14 @@ def build_problem(
         "model": {"name": model["name"], "layers": spec.layers},
         "workload": {key: int(workload[key]) for key in ("requests", "slots", "prompt_tokens", "new_tokens")},
         "schedule": schedule,
+        **_of_vllm(cluster, costs, shape),
         "overlapped_sends": True,
         "lengths": {"prefill": shape.prompt_lengths, "decode": shape.context_lengths},
         "options": used,
         "end_options": list(end_options),
         "reference_option": REFERENCE_OPTION,
         **_listed_sizes(planner),
-        "kv_bytes_per_layer": _kv_bytes(spec, workload, used),
+        "kv_bytes_per_layer": _kv_bytes(spec, workload, used) if backend == NATIVE else _vllm_kv_bytes(spec, workload),
         "activation_bytes_per_token": shape.token_activation_bytes,
         "token_bytes": TOKEN_BYTES,
         "devices": devices,
@@ -79,6 +75,53 @@ def build_problem(
         "end_omega": _end_omega(indicator, end_options),
         "objective": {key: float(value) for key, value in planner["objective"].items() if value is not None},
     }
+
+
+def _shape(
+    spec: ModelSpec,
+    cluster: Mapping[str, Any],
+    workload: Mapping[str, Any],
+    planner: Mapping[str, Any],
+    links: Mapping[str, Any],
+    options: Sequence[str],
+    end_options: Sequence[str],
+    kv_options: Sequence[str],
+    outlier_columns: int,
+    schedule: str,
+    backend: str,
+) -> Shape:
+    return Shape(
+        prompt_tokens=int(workload["prompt_tokens"]),
+        new_tokens=int(workload["new_tokens"]),
+        sizes=_tabulated(int(workload["slots"]), planner, schedule),
+        token_activation_bytes=spec.hidden * ACTIVATION_BYTES,
+        devices=len(cluster["members"]),
+        options=layer_options(options, kv_options),
+        end_options=end_options,
+        outlier_columns=outlier_columns,
+        hand_off_ms=links["hand_off"]["p50_ms"] if "hand_off" in links and backend == NATIVE else 0.0,
+        backend=backend,
+    )
+
+
+def _as_vllm_decodes(planner: Mapping[str, Any], slots: int, devices: int) -> dict[str, Any]:
+    """The planner's settings with the decode micro-batches that vLLM makes of ``slots``: of n stages each has an n-th of them under way."""
+    listed = planner.get("micro_batches") or {}
+    sizes = sorted({math.ceil(slots / stages) for stages in range(1, min(devices, slots) + 1)})
+    return {**planner, "micro_batches": {**listed, "decode": sizes}}
+
+
+def _of_vllm(cluster: Mapping[str, Any], costs: Mapping[str, Mapping[str, Any]], shape: Shape) -> dict[str, Any]:
+    """``backend`` and ``scheduler_ms`` where the times are those of vLLM; its scheduler takes as long as beside the slowest device."""
+    if shape.backend == NATIVE:
+        return {}
+    found = [scheduler_ms(LatencyModel(costs[member["device"]]), shape) for member in cluster["members"]]
+    return {"backend": shape.backend, "scheduler_ms": max(found)}
+
+
+def _vllm_kv_bytes(spec: ModelSpec, workload: Mapping[str, Any]) -> int:
+    longest = int(workload["prompt_tokens"]) + int(workload["new_tokens"])
+    return vllm_bytes.cache_bytes(spec, int(workload["slots"]), longest, "float32")
 
 
 def _listed_sizes(planner: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,15 +189,19 @@ def _check_artifacts(
     costs: Mapping[str, Mapping[str, Any]],
     links: Mapping[str, Any],
     indicator: Mapping[str, Any],
+    backend: str,
 ) -> None:
     for member in cluster["members"]:
         kind = member["device"]
         if kind not in costs:
             raise ArtifactError(f"no cost artifact for device type '{kind}' of member {member['name']}; profile that device")
         cost, slowdown = costs[kind], float(cluster["types"][kind].get("slowdown", 1.0))
-        for key, expected in (("device", kind), ("model", model), ("slowdown", slowdown)):
-            if cost[key] != expected:
-                raise ArtifactError(f"cost given for device {kind}: key '{key}' is {cost[key]!r}, expected {expected!r}; profile it again")
+        for key, expected in (("device", kind), ("model", model), ("slowdown", slowdown), ("backend", backend)):
+            found = cost.get(key, NATIVE)
+            if found != expected:
+                through = f" with backend {backend}" if key == "backend" else ""
+                told = f"key '{key}' is {found!r}, expected {expected!r}; profile it again{through}"
+                raise ArtifactError(f"cost given for device {kind}: {told}")
     if links["cluster"] != cluster.get("name", links["cluster"]):
         raise ArtifactError(f"links: key 'cluster' is {links['cluster']!r}, expected {cluster['name']!r}; time this cluster's links")
     if indicator["model"] != model:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from llmpq.cost.latency import LatencyModel
+from llmpq.cost.latency import NATIVE, LatencyModel
 from llmpq.cost.workspace import workspace_bytes
 from llmpq.errors import ArtifactError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant import bytes as quant_bytes
+from llmpq.quant import vllm_bytes
 from llmpq.quant.bytes import ENDS
 from llmpq.quant.options import layer_option, options_of_end, weight_option
 
@@ -35,6 +36,7 @@ class Shape:
     end_options: Sequence[str]
     outlier_columns: int
     hand_off_ms: float
+    backend: str = NATIVE
 
     @property
     def contexts(self) -> list[float]:
@@ -97,7 +99,7 @@ def device_tables(
     ]
     candidates = [option for option in shape.options if option in profiled]
     weights = {option: layer_option(option).weights.name for option in candidates}
-    resident = {option: int(quant_bytes.resident_layer_bytes(spec, weights[option], shape.outlier_columns)) for option in candidates}
+    resident = {option: _layer_bytes(spec, weights[option], shape) for option in candidates}
     kept, dropped = offered_options(candidates, resident)
     if not kept:
         raise ArtifactError(f"cost of {latency.device}: none of the options {list(shape.options)} was profiled; profile the device again")
@@ -131,12 +133,21 @@ def device_tables(
     return table, notes + dropped
 
 
+def _layer_bytes(spec: ModelSpec, weights: str, shape: Shape) -> int:
+    """What a layer keeps in memory."""
+    if shape.backend != NATIVE:
+        return vllm_bytes.layer_bytes(spec, weights)
+    return int(quant_bytes.resident_layer_bytes(spec, weights, shape.outlier_columns))
+
+
 def _end(spec: ModelSpec, latency: LatencyModel, end: quant_bytes.End, option: str, shape: Shape) -> dict[str, Any]:
     """One end at one option; stored bytes where it has a file, and of a head what it shares with an embedding at the same option."""
-    sizes = {"resident_bytes": quant_bytes.resident_end_bytes(spec, end, option)}
+    own = shape.backend == NATIVE
+    sizes = {"resident_bytes": quant_bytes.resident_end_bytes(spec, end, option) if own else vllm_bytes.end_bytes(spec, end)}
     if weight_option(option).quantised:
         sizes["stored_bytes"] = quant_bytes.stored_end_bytes(spec, end, option)
-    if end == "head" and (shared := quant_bytes.shared_end_bytes(spec, option)):
+    shared = quant_bytes.shared_end_bytes(spec, option) if own else vllm_bytes.shared_end_bytes(spec)
+    if end == "head" and shared:
         sizes["shared_bytes"] = shared
     return {**sizes, **_times(latency, end, option, shape)}
 
@@ -154,6 +165,11 @@ def _overhead(latency: LatencyModel, phase: str, length: float, shape: Shape) ->
     """Milliseconds of a call besides its layers and ends: the empty call, the mean over micro-batches, and handing on the result."""
     calls = [latency.overhead(phase, size, length) for size in shape.sizes]
     return round(float(np.mean(calls)) + shape.hand_off_ms, 6)
+
+
+def scheduler_ms(latency: LatencyModel, shape: Shape) -> float:
+    """Milliseconds from the end of a call until the next one of the same requests can begin, the mean over micro-batches."""
+    return round(float(np.mean([latency.overhead("decode", size, shape.contexts[0], "scheduler") for size in shape.sizes])), 6)
 
 
 def _times(latency: LatencyModel, part: str, option: str, shape: Shape) -> dict[str, dict[str, Any]]:

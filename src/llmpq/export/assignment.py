@@ -26,7 +26,12 @@ class Assignment:
         if (why := planless.reason(plan)) is not None:
             raise ExportError(f"{label}: strategy {plan['strategy']} has no plan to export: {why}")
         stages = sorted(plan["stages"], key=lambda stage: stage["first_layer"])
-        ends = {f"{end}_option": next(stage[f"{end}_option"] for stage in stages if stage[f"has_{end}"]) for end in ("embedding", "head")}
+        ends = {}
+        for end in ENDS:
+            found = [stage[f"{end}_option"] for stage in stages if stage[f"has_{end}"]]
+            if len(found) != 1:
+                raise ExportError(f"{label}: {len(found)} stages have the {end}, not one: the plan is not whole; plan again")
+            ends[f"{end}_option"] = found[0]
         return cls(label, tuple(option for stage in stages for option in stage["options"]), **ends)
 
     @classmethod

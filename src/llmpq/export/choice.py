@@ -22,14 +22,13 @@ class Choice:
 
 
 def choice_for(backend: str, options: Sequence[str], end_options: Sequence[str], kv_options: Sequence[str]) -> Choice:
-    """Everything for ``native``; for ``vllm`` what it has kernels for on the CPU.
+    """Everything for ``native``; for ``vllm`` what it has kernels for on the CPU that compute in fp32.
 
     Raises ConfigError naming the key where nothing is left of one of them.
     """
     if backend == NATIVE:
         return Choice(list(options), list(end_options), list(kv_options), [])
-    target = Vllm("cpu")
-    refused = {name: why for name in options if (why := target.refusal(weight_option(name))) is not None}
+    refused = {name: why for name in options if (why := _refusal(name)) is not None}
     ends = {name: "readers keep embedding and head alike and unquantised" for name in end_options if name != _END}
     caches = {name: "a checkpoint cannot say it of single layers" for name in kv_options if name != DEFAULT_KV}
     choice = Choice(
@@ -41,6 +40,13 @@ def choice_for(backend: str, options: Sequence[str], end_options: Sequence[str],
     groups = {"options": refused, "of embedding and head": ends, "of caches": caches}
     choice.notes.extend(f"not offered for {backend}, {group}: {_listed(left_out)}" for group, left_out in groups.items() if left_out)
     return choice
+
+
+def _refusal(name: str) -> str | None:
+    option = weight_option(name)
+    if option.bits == 4 and option.symmetric:
+        return "its kernel computes in bf16 alone, and vLLM in one type for all layers: fp32, which the others' times are of"
+    return Vllm("cpu").refusal(option)
 
 
 def _kept(key: str, names: Sequence[str], refused: Mapping[str, str], backend: str) -> list[str]:

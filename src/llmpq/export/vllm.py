@@ -6,7 +6,6 @@ under way makes the next call: with n stages a decode call has about 1/n of them
 chunks of at most ``max_num_batched_tokens``, filled up with the decode steps that are due, so prefill and decode mix.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,11 @@ from llmpq.export.compressed_tensors import CompressedTensors
 from llmpq.export.target import ExportError
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.options import WeightOption, weight_option
+from llmpq.quant.vllm_bytes import cache_bytes
+from llmpq.schedule.vllm import call_tokens
 
 PLATFORMS = ("cuda", "cpu")
 LAUNCHER, SETTINGS = "serve.sh", "vllm.yaml"
-
-_BLOCK_TOKENS = 128  # vLLM keeps a sequence's cache in whole blocks, of at most so many tokens
-_KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 class Vllm(CompressedTensors):
@@ -97,16 +95,14 @@ def launch(plan: Mapping[str, Any], problem: Mapping[str, Any], spec: ModelSpec,
     computing = dtype if platform == "cuda" else _cpu_type(stages)
     partition = [len(stage["options"]) for stage in stages]
     slots = int(workload["slots"])
-    blocks = slots * math.ceil(longest / _BLOCK_TOKENS) + 1  # and the one that vLLM never gives out
-    per_layer = 2 * blocks * _BLOCK_TOKENS * spec.kv_heads * spec.head_dim * _KV_BYTES[computing]
     engine = {
         "dtype": computing,
         "pipeline_parallel_size": len(stages),
         "tensor_parallel_size": _group_size(stages, problem),
         "max_model_len": longest,
         "max_num_seqs": slots,
-        "max_num_batched_tokens": max(plan["micro_batch"]["prefill"] * int(workload["prompt_tokens"]), slots),
-        "kv_cache_memory_bytes": max(partition) * per_layer,
+        "max_num_batched_tokens": call_tokens(plan["micro_batch"]["prefill"], int(workload["prompt_tokens"]), slots),
+        "kv_cache_memory_bytes": max(partition) * cache_bytes(spec, slots, longest, computing),
         "distributed_executor_backend": "mp",
     }
     return Launch(engine, partition, [stage["device"] for stage in stages], platform)

@@ -116,7 +116,7 @@ def build(problem: Problem, order: Sequence[int], batches: MicroBatches) -> Cand
     )
     memory = np.array([device.memory_bytes for device in devices], dtype=np.int64)
     last, first = order[-1], order[0]
-    return_ms = 0.0 if last == first else problem.links[last, first].ms(batches.eta * problem.token_bytes)
+    return_ms = problem.scheduler_ms + (0.0 if last == first else problem.links[last, first].ms(batches.eta * problem.token_bytes))
     return Candidate(
         order=tuple(order),
         batches=batches,

@@ -223,6 +223,7 @@ def _times_ms(problem: Json, plan: Json) -> tuple[float, float]:
         return passes["prefill"], 0.0
     names = [stage["device"] for stage in plan["stages"]]
     back = _message_ms(problem, names[-1], names[0], max(sizes["decode"]) * problem["token_bytes"]) if len(names) > 1 else 0.0
+    back += problem.get("scheduler_ms", 0.0)
     return passes["prefill"], (tokens - 2) * max(busiest, first + back) + passes["decode"]
 
 

@@ -218,4 +218,5 @@ class PartMaker:
 
     def return_ms(self, last: int, first: int, batches: MicroBatches) -> float:
         pair = self.routes.pair(last, first)
-        return 0.0 if pair is None else self.problem.links[pair].ms(batches.eta * self.problem.token_bytes)
+        link = 0.0 if pair is None else self.problem.links[pair].ms(batches.eta * self.problem.token_bytes)
+        return link + self.problem.scheduler_ms

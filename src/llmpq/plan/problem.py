@@ -60,7 +60,8 @@ class Problem:
     """A problem that passed every check: see ``from_document``.
 
     ``kv_bytes`` is the KV cache of one layer by option; ``end_omega`` the sensitivity by end ("embedding", "head") and end option;
-    ``links`` are by indices into ``devices``, and may lack pairs that cannot be in one order.
+    ``scheduler_ms`` is what lies between a token's return and the next call; ``links`` are by indices into ``devices``, and may lack pairs
+    that cannot be in one order.
     """
 
     document: Mapping[str, Any]
@@ -80,6 +81,7 @@ class Problem:
     tied_embeddings: bool
     activation_bytes_per_token: int
     token_bytes: int
+    scheduler_ms: float
     devices: tuple[Device, ...]
     links: Mapping[tuple[int, int], Link]
     omega: Mapping[str, tuple[float, ...]]
@@ -121,6 +123,7 @@ class Problem:
             tied_embeddings=document.get("tied_embeddings", False),
             activation_bytes_per_token=int(document["activation_bytes_per_token"]),
             token_bytes=int(document["token_bytes"]),
+            scheduler_ms=float(document.get("scheduler_ms", 0.0)),
             devices=tuple(_device(entry) for entry in document["devices"]),
             links={
                 (names[link["from"]], names[link["to"]]): Link(float(link["alpha_ms"]), float(link["bytes_per_ms"]))

@@ -25,6 +25,7 @@ def plan_body(problem: Problem, assignment: Assignment, strategy: str) -> dict[s
         "problem_sha256": artifacts.body_digest(problem.document),
         "source": problem.document["source"],
         "schedule": problem.document["schedule"],
+        **({"backend": problem.document["backend"]} if "backend" in problem.document else {}),
         "stages": [_stage(problem, candidate, assignment, j) for j in range(candidate.stages)],
         "micro_batch": {
             "prefill": batches.xi,

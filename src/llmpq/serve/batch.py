@@ -115,7 +115,7 @@ def _figures(
         "restarts": run.restarts,
         "speed_claimed": speed_claimed(jobs, None if run.placement is None else len(jobs)),
         "throughput": {"measured": measured, "predicted": prediction.throughput},
-        "stages": results.stage_rows(plan, reports, measured["total_s"], prediction.simulation),
+        "stages": results.stage_rows(plan, reports, measured["total_s"], prediction.simulation, priced="backend" not in plan),
     }
 
 

@@ -8,6 +8,7 @@ from llmpq.serve.job import Settings
 from llmpq.simulate.predict import seconds_of, simulate_workload
 from llmpq.simulate.run import Request, Simulation
 
+NATIVE = "native"
 TIMES = ("prefill_s", "decode_s", "total_s")
 
 
@@ -26,13 +27,17 @@ def predict(
     tokens: Sequence[int],
     options: Settings,
     share: float | None,
+    backend: str = NATIVE,
 ) -> Prediction:
     """The prediction for ``requests``, which made ``tokens`` each, served by the schedule of ``options``.
 
     The formula holds for the barrier and all of the plan's own workload, every request as long as the longest. Everything else is simulated
     with the problem's cost tables and the tokens that each request made. Without the problem there are the plan's figures, for ``share``
-    of its workload (None: the part that makes as many tokens), and none for another schedule than the plan's.
+    of its workload (None: the part that makes as many tokens), and none for another schedule than the plan's. Nor is there any where the
+    plan was priced for another ``backend`` than the one that serves.
     """
+    if plan.get("backend", NATIVE) != backend:
+        return Prediction({**dict.fromkeys(("tokens_per_s", *TIMES)), "by": None}, None)
     simulation = None if problem is None else _simulated(problem, plan, requests, tokens, options)
     if simulation is not None and not _formula_holds(problem or {}, plan, requests, tokens, options):
         return Prediction({**seconds_of(simulation), "by": "simulation"}, simulation)

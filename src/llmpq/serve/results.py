@@ -49,9 +49,12 @@ def measured_throughput(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stage_rows(
-    plan: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], total_s: float, simulation: Simulation | None
+    plan: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], total_s: float, simulation: Simulation | None, *, priced: bool = True
 ) -> list[dict[str, Any]]:
-    """Per stage: predicted and measured milliseconds per call and phase, seconds spent, time on its incoming link, and bytes by kind."""
+    """Per stage: predicted and measured milliseconds per call and phase, seconds spent, time on its incoming link, and bytes by kind.
+
+    Without ``priced`` the plan's own milliseconds are not what this runtime takes, and count for nothing.
+    """
     simulated = stage_calls(simulation, len(reports)) if simulation else [None] * len(reports)
     links = stage_messages(simulation, len(reports)) if simulation else [None] * len(reports)
     rows = []
@@ -64,7 +67,7 @@ def stage_rows(
                 "options": stage["options"],
                 "embedding_option": stage["embedding_option"],
                 "head_option": stage["head_option"],
-                **{phase: _phase(stage, calls, phase, plan["micro_batch"][phase], simulated[rank]) for phase in PHASES},
+                **{phase: _phase(stage, calls, phase, plan["micro_batch"][phase], simulated[rank], priced) for phase in PHASES},
                 **{key: report[key] for key in ("busy_s", "cpu_s", "process_cpu_s", "send_s", "wait_s")},
                 **_shares(report["busy_s"], total_s),
                 "predicted": None if simulation is None else _simulated_shares(simulation, rank),
@@ -91,14 +94,16 @@ def _simulated_shares(simulation: Simulation, rank: int) -> dict[str, float]:
     return {"busy_s": busy_s, **_shares(busy_s, simulation.total_ms / 1000)}
 
 
-def _phase(stage: Mapping[str, Any], calls: Sequence[Call], phase: str, size: int, simulated: Sequence[Call] | None) -> dict[str, Any]:
+def _phase(
+    stage: Mapping[str, Any], calls: Sequence[Call], phase: str, size: int, simulated: Sequence[Call] | None, priced: bool
+) -> dict[str, Any]:
     """Calls of the plan's largest micro-batch only, for that is the one its figure is for; of the largest there was, if none had that size.
 
     Where the run was simulated, ``predicted_ms`` is the median of the simulated calls of that size, with their own lengths.
     """
     measured, expected = (_ms_by_rows(found, phase) for found in (calls, simulated or ()))
     rows = size if size in measured else max(measured, default=0)
-    predicted = float(np.median(expected[rows])) if rows in expected else stage[f"{phase}_ms"]
+    predicted = float(np.median(expected[rows])) if rows in expected else stage[f"{phase}_ms"] if priced else None
     return {"predicted_ms": predicted, **_quantiles(measured.get(rows, [])), "micro_batch": rows, "calls": len(measured.get(rows, []))}
 
 

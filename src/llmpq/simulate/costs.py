@@ -28,7 +28,7 @@ class Costs(Protocol):
     def overlapped_sends(self) -> bool:
         """Whether a stage goes on while its result travels; else it is occupied until the send is over."""
 
-    def route(self, phase: str, rows: int, length: int) -> Route:
+    def route(self, phase: str, rows: float, length: int) -> Route:
         """The price of a call of ``rows`` requests: prompts padded to ``length`` tokens, or a token each with ``length`` attended to."""
 
 
@@ -42,10 +42,10 @@ class Pipeline:
     back: Table
     overlapped_sends: bool = True
 
-    def route(self, phase: str, rows: int, length: int) -> Route:
+    def route(self, phase: str, rows: float, length: int) -> Route:
         """See Costs; the length counts for nothing."""
-        stages, links = (tuple(table[rows] for table in tables[phase]) for tables in (self.stages, self.links))
-        return Route(stages, links, self.back[rows] if phase == "decode" else 0.0)
+        stages, links = (tuple(table[int(rows)] for table in tables[phase]) for tables in (self.stages, self.links))
+        return Route(stages, links, self.back[int(rows)] if phase == "decode" else 0.0)
 
 
 def pipeline_of(problem: Mapping[str, Any], plan: Mapping[str, Any], batches: MicroBatches) -> Pipeline:
@@ -82,7 +82,7 @@ class LengthCosts:
         grids = {phase: [_grid(problem, self._parts, stage, phase) for stage in range(self._parts.stages)] for phase in PHASES}
         self._grids: Mapping[str, Sequence[_Grid]] = grids
 
-    def route(self, phase: str, rows: int, length: int) -> Route:
+    def route(self, phase: str, rows: float, length: int) -> Route:
         """See Costs."""
         parts = self._parts
         sent = rows * (length if phase == "prefill" else 1)
@@ -120,10 +120,10 @@ class _Parts:
     def overhead_ms(self, stage: int, phase: str) -> float:
         return float(self._devices[stage].get("overhead_ms", {}).get(phase, 0.0))
 
-    def link_ms(self, link: int, tokens: int) -> float:
+    def link_ms(self, link: int, tokens: float) -> float:
         return _message_ms(self._links[link], tokens * self._problem["activation_bytes_per_token"])
 
-    def back_ms(self, rows: int) -> float:
+    def back_ms(self, rows: float) -> float:
         return 0.0 if self._back is None else _message_ms(self._back, rows * self._problem["token_bytes"])
 
 
@@ -140,7 +140,7 @@ class _Grid:
     ms: Sequence[Sequence[float]]
     proportional: bool
 
-    def at(self, rows: int, length: int) -> float:
+    def at(self, rows: float, length: int) -> float:
         last = self.sizes[-1]
         if rows >= last:
             return self._along(-1, length) * rows / last

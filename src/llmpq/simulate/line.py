@@ -32,22 +32,26 @@ class Event(NamedTuple):
 
 @dataclass
 class Line:
-    """``now`` is the time on stage 0, ``left`` when the newest call left the last stage; ``events`` are kept where ``record`` says so."""
+    """``now`` is the time on stage 0, ``left`` when the newest call left the last stage; ``events`` are kept where ``record`` says so.
+
+    ``pause_ms`` is what whoever makes the calls needs between a result and the next call."""
 
     costs: Costs
     record: bool = False
+    pause_ms: float = 0.0
     now: float = 0.0
+    arrived: float = 0.0
     left: float = 0.0
     calls: int = 0
     events: list[Event] = field(default_factory=list)
     _returns: deque[float] = field(default_factory=deque)
-    _routes: dict[tuple[str, int, int], Route] = field(default_factory=dict)
-    _uses: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    _routes: dict[tuple[str, float, int], Route] = field(default_factory=dict)
+    _uses: Counter[tuple[str, float, int]] = field(default_factory=Counter)
     _free: list[float] = field(default_factory=list)
     _link_free: list[float] = field(default_factory=list)
     _back_free: float = 0.0
 
-    def submit(self, phase: str, micro_batch: int, rows: int, length: int, step: int = 0) -> None:
+    def submit(self, phase: str, micro_batch: int, rows: float, length: int, step: int = 0) -> None:
         """Make a call: stage 0 computes it now, the others when they come to it."""
         key = (phase, rows, length)
         route = self._routes.get(key)
@@ -78,12 +82,13 @@ class Line:
             spans.append((start, end))
         self._returns.append(end)
         if self.record and len(self.events) < MAX_EVENTS:
-            self._keep(phase, micro_batch, step, rows, length, spans)
+            self._keep(phase, micro_batch, step, max(1, round(rows)), length, spans)
         self.calls += 1
 
     def collect(self) -> float:
-        """Wait on stage 0 for the result of the oldest call; returns the time."""
-        self.now = max(self.now, self._returns.popleft())
+        """Wait on stage 0 for the result of the oldest call; returns the time. ``arrived`` is when it was there."""
+        self.arrived = self._returns.popleft()
+        self.now = max(self.now, self.arrived + self.pause_ms)
         return self.now
 
     @property

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmpq.plan.microbatch import MicroBatches
+from llmpq.schedule.vllm import call_tokens
 from llmpq.simulate.costs import LengthCosts, pipeline_of
-from llmpq.simulate.run import Request, Simulation, simulate_requests
+from llmpq.simulate.run import Request, Simulation, simulate_requests, simulate_vllm
+
+VLLM = "vllm"
 
 
 def simulate(problem: Mapping[str, Any], plan: Mapping[str, Any]) -> Simulation:
@@ -26,13 +29,20 @@ def simulate_workload(
     slots: int | None = None,
     record: bool = False,
 ) -> Simulation:
-    """``requests`` (default: the workload's, all of the longest lengths) by ``schedule`` (default: the plan's), with costs by length."""
+    """``requests`` (default: the workload's, all of the longest lengths) by ``schedule`` (default: the plan's), with costs by length.
+
+    With the costs of vLLM they are batched as vLLM does, whatever the schedule.
+    """
     workload = problem["workload"]
     if requests is None:
         requests = [Request(workload["prompt_tokens"], workload["new_tokens"], workload["new_tokens"])] * workload["requests"]
     slots = slots or workload["slots"]
     sizes = (min(plan["micro_batch"]["prefill"], slots), min(plan["micro_batch"]["decode"], slots))
     chosen = schedule or plan["schedule"]
+    if problem.get("backend") == VLLM:
+        most = call_tokens(sizes[0], workload["prompt_tokens"], slots)
+        limits = {"slots": slots, "call_tokens": most, "stages": len(plan["stages"])}
+        return simulate_vllm(LengthCosts(problem, plan), requests, **limits, pause_ms=problem["scheduler_ms"], record=record)
     return simulate_requests(LengthCosts(problem, plan), requests, schedule=chosen, slots=slots, sizes=sizes, record=record)
 
 

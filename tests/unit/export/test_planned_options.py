@@ -15,9 +15,14 @@ def test_llmpq_itself_serves_everything() -> None:
 
 def test_vllm_is_left_what_it_has_kernels_for_and_the_rest_has_its_reason() -> None:
     choice = choice_for("vllm", OPTIONS, ENDS, CACHES)
-    assert (choice.options, choice.end_options, choice.kv_options) == (["16", "w8a8", "4"], ["16"], ["16"])
+    assert (choice.options, choice.end_options, choice.kv_options) == (["16", "w8a8"], ["16"], ["16"])
     options, ends, caches = choice.notes
-    for name, reason in (("8", "no kernel on the CPU"), ("w8a8-outlier", "outlier columns"), ("3", "kernel for 3 bits")):
+    for name, reason in (
+        ("8", "no kernel on the CPU"),
+        ("w8a8-outlier", "outlier columns"),
+        ("3", "kernel for 3 bits"),
+        ("4", "bf16 alone"),
+    ):
         assert f"{name} (" in options
         assert reason in options
     why = "(readers keep embedding and head alike and unquantised)"

@@ -144,6 +144,36 @@ def test_a_damaged_or_foreign_problem_is_refused_and_nothing_is_left(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "not a complete JSON"),
+        (lambda text: without(text, lambda plan: plan["stages"].pop()), "0 stages have the head, not one: the plan is not whole"),
+        (lambda text: without(text, lambda plan: plan["stages"][0]["options"].pop()), "has 3 layers, the model 4"),
+        (lambda text: without(text, lambda plan: plan["stages"][0].pop("options")), "'options'"),
+        (lambda text: without(text, lambda plan: plan.pop("micro_batch")), "'micro_batch'"),
+    ],
+)
+def test_a_damaged_or_incomplete_plan_is_refused_and_nothing_is_left(
+    made: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, message: str
+) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(spoil((made["folder"] / "plan.json").read_text()))
+    call = ["export", plan, "--to", "vllm", tmp_path / "out", "--checkpoint", made["model"], "--problem", made["folder"] / "problem.json"]
+    assert cli.main([str(part) for part in [*call, "--quantised", *made["quantised"]]]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "plan.json" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json"]
+
+
+def without(text: str, change: Any) -> str:
+    """plan.json with something taken out."""
+    plan = json.loads(text)
+    change(plan)
+    return json.dumps(plan)
+
+
 def test_what_vllm_cannot_do_is_refused() -> None:
     assert "choose w8a8" in str(Vllm("cpu").refusal(weight_option("8")))
     assert Vllm("cuda").refusal(weight_option("8")) is None

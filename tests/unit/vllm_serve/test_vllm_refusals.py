@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import serve_cases
 import vllm_cases
+from planned_cases import NEW, PROMPT, VOCAB
 from vllm_cases import Planned
 
 from llmpq import artifacts, cli
@@ -71,6 +72,19 @@ def test_a_vllm_that_does_not_load_is_killed(tmp_path: Path) -> None:
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def test_shared_memory_of_a_killed_vllm_goes_with_it(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    code = "import sys, time; from multiprocessing import shared_memory; held = shared_memory.SharedMemory(create=True, size=9999); "
+    code += f"open('{tmp_path}/name', 'w').write(held.name); time.sleep(60)"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}"\n')
+    program.chmod(0o755)
+    with pytest.raises(ServeError, match="has not loaded"):
+        run_engine(program, {"environment": {}}, tmp_path / "log", load_timeout_s=3, timeout_s=1)
+    name = (tmp_path / "name").read_text()
+    assert name
+    assert not (Path("/dev/shm") / name).exists()
+
+
 def test_a_damaged_export_is_refused(made: Planned, tmp_path: Path) -> None:
     cut = edited(made, tmp_path / "cut")
     whole = (cut / "model.safetensors").read_bytes()
@@ -114,10 +128,19 @@ def test_devices_that_vllm_cannot_be_given_are_refused(
     assert told in found
 
 
-def test_lines_of_requests_are_refused(made: Planned, tmp_path: Path) -> None:
+def test_lines_of_which_none_can_be_served_are_refused_as_by_the_own_runtime(made: Planned, tmp_path: Path) -> None:
     lines = tmp_path / "requests.jsonl"
-    lines.write_text('{"id": "a", "prompt_tokens": [9, 8]}\n')
-    assert "vLLM is given a workload artifact here" in message(made, tmp_path / "out", requests=lines)
+    lines.write_text('{"id": "a", "prompt_tokens": [9, 8], "max_new_tokens": 4000}\n')
+    told = message(made, tmp_path / "out", requests=lines)
+    assert "not one of its 1 requests can be served; the first fault: line 1: " in told
+    assert f"are more than {PROMPT + NEW} together, which is max_model_len of the export" in told
+
+
+def test_a_workload_longer_than_the_export_is_refused(made: Planned, tmp_path: Path) -> None:
+    rows = serve_cases.requests([PROMPT + 1], NEW, vocab=VOCAB)
+    serve_cases.write_workload(tmp_path / "workload.json", rows)
+    told = message(made, tmp_path / "out", requests=tmp_path / "workload.json")
+    assert f"are {PROMPT + NEW + 1} together, the export's max_model_len is {PROMPT + NEW}" in told
 
 
 def test_a_folder_that_cannot_be_written_is_named(made: Planned, tmp_path: Path) -> None:
