@@ -100,7 +100,7 @@ clean: ## Remove everything that make made: environments, results, prepared mode
 comma := ,
 space := $(subst ,, )
 # Tests that keep one core busy and time nothing: a process each. All others run one after the other, on a machine of their own.
-SIDE_BY_SIDE := $(addprefix tests/,lp $(addprefix unit/,bench cost evaluate export indicator plan quant report simulate validity))
+SIDE_BY_SIDE := $(addprefix tests/,lp $(addprefix unit/,bench cost evaluate export indicator model native plan quant report schedule simulate validity) workflow/test_dry_run.py workflow/test_triggers.py)
 TEST_DATA := resources/models/smollm2-135m-instruct/model.json $(addprefix resources/texts/,wikipedia.txt news.txt)
 SERVED := $(addprefix results/quantised/smollm2-135m-instruct/,gptq/layers-000-014 gptq/layers-015-029 ends)
 

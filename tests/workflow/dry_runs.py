@@ -1,5 +1,6 @@
 """Snakemake in this process: what would run in a folder, and a folder where everything is up to date."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def dry_run(
 ) -> list[tuple[str, list[str]]]:
     """(rule, outputs) of every job that would run in ``folder``, without the target rule."""
     config = {"overrides": list(overrides)} | ({"experiments": list(experiments)} if experiments else {})
-    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL}, dryrun=True)) as api:
+    with contextlib.chdir(ROOT), SnakemakeApi(OutputSettings(quiet={Quietness.ALL}, dryrun=True)) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=2),
             config_settings=ConfigSettings(config=config),
@@ -38,7 +39,7 @@ def pretend(folder: Path, experiments: Sequence[str]) -> None:
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("pretended\n", encoding="utf-8")
-    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    with contextlib.chdir(ROOT), SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=2),
             config_settings=ConfigSettings(config={"experiments": list(experiments)}),

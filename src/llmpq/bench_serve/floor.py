@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llmpq.model.cache import KV_DTYPE
 from llmpq.model.spec import ModelSpec
-from llmpq.quant.options import weight_option
+from llmpq.quant.bytes import kv_layer_bytes
+from llmpq.quant.options import layer_option, weight_option
 from llmpq.schedule.batches import waves
 
-KV_ITEM_BYTES = KV_DTYPE.itemsize
 CLASSES = ("32", "16", "bf16", "8", "w8a8")
 """Kernels whose rates are measured, by the option they serve."""
 
@@ -60,12 +59,12 @@ def call_work(spec: ModelSpec, options: Sequence[str], ends: tuple[str, str], ro
     count, (embedding, head) = rows * tokens, ends
     moved = count * spec.hidden * _bytes(embedding)
     for option in options:
+        moved += kv_layer_bytes(spec, rows, past + tokens, layer_option(option).kv)
         for out_features, in_features in spec.operators().values():
             operations[option] += 2 * count * out_features * in_features
             moved += out_features * in_features * _bytes(option)
     pairs = rows * (tokens * past + tokens * (tokens + 1) // 2)
     operations["32"] += len(options) * pairs * 4 * spec.heads * spec.head_dim
-    moved += len(options) * rows * (past + tokens) * 2 * spec.kv_heads * spec.head_dim * KV_ITEM_BYTES
     operations[head] += 2 * rows * spec.vocab * spec.hidden
     moved += spec.vocab * spec.hidden * _bytes(head)
     return Work(operations, moved)

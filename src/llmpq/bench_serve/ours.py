@@ -12,7 +12,7 @@ from llmpq import artifacts
 from llmpq.bench_serve.memory import StagePeaks
 from llmpq.model.spec import ModelSpec
 from llmpq.quant.bytes import kv_layer_bytes
-from llmpq.quant.options import weight_option
+from llmpq.quant.options import layer_option, weight_option
 from llmpq.schedule.batches import balanced
 from llmpq.serve.batch import serve
 
@@ -57,7 +57,7 @@ class Result:
 def plan_body(spec: ModelSpec, system: Ours, stages: int, slots: int, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
     """A plan of ``stages`` nearly equal stages on devices d0, d1 …; what is predicted there is no prediction."""
     layers, bodies, rows = balanced(spec.layers, stages), [], -(-slots // stages)
-    kv = kv_layer_bytes(spec, slots, prompt_tokens + new_tokens)
+    kv = kv_layer_bytes(spec, slots, prompt_tokens + new_tokens, layer_option(system.option).kv)
     for number, count in enumerate(layers):
         first, last = number == 0, number == stages - 1
         sizes = {"weights": 1, "kv": kv * count, "embedding": 1, "head": 1, "workspace": 1}

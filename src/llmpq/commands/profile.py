@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options",
         nargs="+",
-        default=["16", "8", "w8a8-outlier", "w8a8", "4", "3"],
+        default=["16", "bf16", "8", "w8a8-outlier", "w8a8", "4", "3"],
         help="options to time; 4/kv8 is 4 with an 8-bit cache",
     )
-    parser.add_argument("--end-options", nargs="+", default=["16", "8", "w8a8"], help="options of embedding and head to time")
+    parser.add_argument("--end-options", nargs="+", default=["16", "bf16", "8", "w8a8"], help="options of embedding and head to time")
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 128, 160])

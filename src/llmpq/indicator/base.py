@@ -46,7 +46,7 @@ class QuantisedLayer:
 
     def to_run(self) -> Iterator[tuple[LayerOption, LayerTensors]]:
         """Every option with the tensors that it runs with."""
-        yield from ((LayerOption(option), tensors) for option, tensors in self.stored.items())
+        yield from ((layer_option(option.name), tensors) for option, tensors in self.stored.items())
         yield from self.cached.items()
 
 

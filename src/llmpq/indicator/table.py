@@ -88,7 +88,7 @@ def raw_damages(
         raise ConfigError(
             f"quantizer.options must hold '{REFERENCE_OPTION}': the indicator's unit is the damage of uniform {REFERENCE_OPTION}"
         )
-    cached = [option for option in options if option.kv != DEFAULT_KV]
+    cached = [option for option in options if option.rounds_cache]
     if cached and settings["method"] not in SEE_CACHES:
         raise ConfigError(
             f"model.kv_options: indicator.method '{settings['method']}' cannot judge a cache of {cached[0].kv} bits; "
@@ -113,7 +113,7 @@ def raw_damages(
 
 def _damages(option: LayerOption) -> bool:
     """Whether anything is rounded beyond 16 bits: options that do not are harmless by definition."""
-    return option.weights.quantised or option.kv != DEFAULT_KV
+    return option.weights.quantised or option.rounds_cache
 
 
 def normalise(raw: RawTable) -> tuple[list[dict[str, Any]], float]:

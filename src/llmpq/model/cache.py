@@ -1,6 +1,7 @@
 """The KV cache of one stage: allocated once for all slots, written in place, each layer's in the format that its option names."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -8,8 +9,6 @@ from torch import Tensor
 
 from llmpq.model.spec import ModelSpec
 
-# Attention runs in fp32 whatever the weights' option is, so keys and values of the 16-bit cache are kept in fp32 (4 bytes an element).
-KV_DTYPE = torch.float32
 _CODES = 127
 
 Parts = tuple[Tensor, ...]
@@ -33,17 +32,20 @@ class KvFormat(Protocol):
         ...
 
 
-class Plain:
-    """fp32, as attention computes with it."""
+@dataclass(frozen=True)
+class Floating:
+    """Floating point numbers of one type. What lies beyond its range becomes infinite, and so do logits: the run ends and says so."""
+
+    dtype: torch.dtype
 
     def empty(self, slots: int, kv_heads: int, capacity: int, head_dim: int) -> Parts:
-        return (torch.zeros(slots, kv_heads, capacity, head_dim, dtype=KV_DTYPE),)
+        return (torch.zeros(slots, kv_heads, capacity, head_dim, dtype=self.dtype),)
 
     def pack(self, x: Tensor) -> Parts:
-        return (x,)
+        return (x.to(self.dtype),)
 
     def unpack(self, parts: Parts) -> Tensor:
-        return parts[0]
+        return parts[0].float()
 
 
 class EightBit:
@@ -65,7 +67,7 @@ class EightBit:
         return codes * scales
 
 
-FORMATS: dict[str, KvFormat] = {"16": Plain(), "8": EightBit()}
+FORMATS: dict[str, KvFormat] = {"32": Floating(torch.float32), "16": Floating(torch.float16), "8": EightBit()}
 """By the cache precision of an option."""
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmpq.model.cache import FORMATS, KeysValues, Plain
+from llmpq.model.cache import FORMATS, KeysValues
 from llmpq.model.positions import DecodeContext, PrefillContext, rotate
 from llmpq.model.spec import ModelSpec
 from llmpq.native import available, kernels
@@ -50,7 +50,7 @@ class DecoderLayer:
     """
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], operators: Mapping[str, Operator], kv: str = DEFAULT_KV) -> None:
-        self.spec, self.kv_format = spec, FORMATS[kv]
+        self.spec, self.kv, self.kv_format = spec, kv, FORMATS[kv]
         self.attention_norm = Norm(spec, tensors["attention_norm.weight"], tensors.get("attention_norm.bias"))
         self.mlp_norm = Norm(spec, tensors["mlp_norm.weight"], tensors.get("mlp_norm.bias"))
         self.qkv, self.o, self.down = operators["qkv"], operators["o"], operators["down"]
@@ -114,7 +114,7 @@ class DecoderLayer:
         return self.o(mixed.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def _attend_cache(self, x: Tensor, context: DecodeContext, cache: KeysValues) -> Tensor:
-        if _natively(x) and isinstance(self.kv_format, Plain):
+        if self.kv == "16" and _natively(x):
             heads = self._heads(x, None)
             (keys,), (values,) = cache
             mixed = kernels.decode_attention(*heads, (keys, values), context.positions, context.length, context.rotary, context.slopes)

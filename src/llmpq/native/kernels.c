@@ -6,6 +6,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 #ifdef _OPENMP
 extern int omp_get_thread_num(void);
@@ -23,6 +26,22 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
 static inline void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 static inline vec splat(float x) { return (vec){} + x; }
+
+/* fp16 as the cache keeps keys and values. */
+typedef _Float16 half;
+
+static inline vec load_half(const half *p) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+    __m256 parts[2] = {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1))};
+    return load((const float *)parts);
+#else
+    vec v;
+    for (int i = 0; i < LANES; i++) v[i] = p[i];
+    return v;
+#endif
+}
 
 static inline float sum(vec v) {
     float parts[LANES];
@@ -127,22 +146,22 @@ static void rotated(float *out, const float *x, const float *cosine, const float
 }
 
 /* scores[t] = q · keys[t] for one query [d]. */
-static void dots(float *scores, const float *q, const float *keys, long length, long d) {
+static void dots(float *scores, const float *q, const half *keys, long length, long d) {
     long t = 0;
     for (; t + LANES <= length && d % LANES == 0; t += LANES) {
         vec parts[LANES];
         for (int k = 0; k < LANES; k++) {
-            const float *key = keys + (t + k) * d;
-            parts[k] = load(q) * load(key);
-            for (long i = LANES; i < d; i += LANES) parts[k] += load(q + i) * load(key + i);
+            const half *key = keys + (t + k) * d;
+            parts[k] = load(q) * load_half(key);
+            for (long i = LANES; i < d; i += LANES) parts[k] += load(q + i) * load_half(key + i);
         }
         store(scores + t, sums(parts));
     }
     for (; t < length; t++) {
-        const float *key = keys + t * d;
+        const half *key = keys + t * d;
         vec part = {};
         long i = 0;
-        for (; i + LANES <= d; i += LANES) part += load(q + i) * load(key + i);
+        for (; i + LANES <= d; i += LANES) part += load(q + i) * load_half(key + i);
         float dot = sum(part);
         for (; i < d; i++) dot += q[i] * key[i];
         scores[t] = dot;
@@ -152,13 +171,13 @@ static void dots(float *scores, const float *q, const float *keys, long length, 
 /* out[g] = Σ_t scores[g, t] values[t] for GROUP rows of scores, stride apart: a value is read once for all of them. */
 #define MOST_TOGETHER 4
 #define MIX(GROUP)                                                                                                  \
-    static void mix_##GROUP(float *out, const float *scores, long stride, const float *values, long length, long d) { \
+    static void mix_##GROUP(float *out, const float *scores, long stride, const half *values, long length, long d) {  \
         long i = 0;                                                                                                 \
         for (; i + 4 * LANES <= d; i += 4 * LANES) {                                                                \
             vec part[GROUP][4] = {};                                                                                \
             for (long t = 0; t < length; t++)                                                                       \
                 for (int b = 0; b < 4; b++) {                                                                       \
-                    vec v = load(values + t * d + i + b * LANES);                                                   \
+                    vec v = load_half(values + t * d + i + b * LANES);                                              \
                     for (int g = 0; g < GROUP; g++) part[g][b] += v * scores[g * stride + t];                       \
                 }                                                                                                   \
             for (int g = 0; g < GROUP; g++)                                                                         \
@@ -167,7 +186,7 @@ static void dots(float *scores, const float *q, const float *keys, long length, 
         for (; i + LANES <= d; i += LANES) {                                                                        \
             vec part[GROUP] = {};                                                                                   \
             for (long t = 0; t < length; t++) {                                                                     \
-                vec v = load(values + t * d + i);                                                                   \
+                vec v = load_half(values + t * d + i);                                                              \
                 for (int g = 0; g < GROUP; g++) part[g] += v * scores[g * stride + t];                              \
             }                                                                                                       \
             for (int g = 0; g < GROUP; g++) store(out + g * d + i, part[g]);                                        \
@@ -183,17 +202,17 @@ MIX(1)
 MIX(2)
 MIX(3)
 MIX(4)
-typedef void (*mix_of)(float *, const float *, long, const float *, long, long);
+typedef void (*mix_of)(float *, const float *, long, const half *, long, long);
 static const mix_of MIX_OF[] = {0, mix_1, mix_2, mix_3, mix_4};
 
 /* One new token per row: rotate its queries and keys, write its key and value into the cache, attend to all of its own positions.
  *
  * q, k, v: a row's heads, one after the other, rows qk_stride and v_stride elements apart. cosine, sine: tables [d], rows rotary_stride
- * apart (0: all rows stand at one position); null: no rotation. keys, values: the cache [rows, kv_heads, capacity, d] of these rows.
+ * apart (0: all rows stand at one position); null: no rotation. keys, values: the cache [rows, kv_heads, capacity, d] of these rows, fp16.
  * slopes [kv_heads * group] of ALiBi or null. scratch: group * (longest + d) floats for each thread. out [rows, kv_heads * group * d].
  */
 void llmpq_decode_attention(float *out, const float *q, const float *k, const float *v, long qk_stride, long v_stride,
-                            const float *cosine, const float *sine, long rotary_stride, float *keys, float *values,
+                            const float *cosine, const float *sine, long rotary_stride, half *keys, half *values,
                             const int64_t *positions, const float *slopes, float *scratch, long longest, long rows, long kv_heads,
                             long group, long d, long capacity, float scale, int threads) {
     const long tasks = rows * kv_heads;
@@ -201,10 +220,11 @@ void llmpq_decode_attention(float *out, const float *q, const float *k, const fl
     for (long task = 0; task < tasks; task++) {
         const long row = task / kv_heads, head = task % kv_heads, length = positions[row] + 1;
         const float *cos_row = cosine ? cosine + row * rotary_stride : 0, *sin_row = sine ? sine + row * rotary_stride : 0;
-        float *own_keys = keys + (row * kv_heads + head) * capacity * d, *own_values = values + (row * kv_heads + head) * capacity * d;
+        half *own_keys = keys + (row * kv_heads + head) * capacity * d, *own_values = values + (row * kv_heads + head) * capacity * d;
         float *scores = scratch + omp_get_thread_num() * group * (longest + d), *queries = scores + group * longest;
-        rotated(own_keys + (length - 1) * d, k + row * qk_stride + head * d, cos_row, sin_row, d, 1.0f);
-        memcpy(own_values + (length - 1) * d, v + row * v_stride + head * d, sizeof(float) * d);
+        rotated(queries, k + row * qk_stride + head * d, cos_row, sin_row, d, 1.0f);
+        for (long i = 0; i < d; i++) own_keys[(length - 1) * d + i] = queries[i];
+        for (long i = 0; i < d; i++) own_values[(length - 1) * d + i] = v[row * v_stride + head * d + i];
         for (long g = 0; g < group; g++) rotated(queries + g * d, q + row * qk_stride + (head * group + g) * d, cos_row, sin_row, d, scale);
         for (long g = 0; g < group; g += MOST_TOGETHER) {
             const long count = group - g < MOST_TOGETHER ? group - g : MOST_TOGETHER;

@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL:
         _share_openmp()
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home directory
-        raise NativeMissingError(f"{compiler} did not compile {SOURCE.name}: {_last_line(error)}") from None
+        raise NativeMissingError(f"{compiler} did not compile {SOURCE.name}: {_first_error(error)}") from None
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def _share_openmp() -> None:
         ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
-def _last_line(error: Exception) -> str:
+def _first_error(error: Exception) -> str:
     said = getattr(error, "stderr", None) or b""
     lines = [line for line in said.decode(errors="replace").splitlines() if "error" in line.lower()]
     return (lines or [str(error)])[0]

@@ -31,7 +31,7 @@ from llmpq.progress import time_left
 from llmpq.quant.bytes import ENDS
 from llmpq.quant.options import options_of_end
 
-OPTIONS = ("16", "8", "w8a8-outlier", "w8a8", "4", "3")
+OPTIONS = ("16", "bf16", "8", "w8a8-outlier", "w8a8", "4", "3")
 LEAST_PART = 0.05
 PARTS = ("layer", "embedding", "head", "overhead")
 

@@ -20,8 +20,8 @@ End = Literal["embedding", "head"]
 ENDS: tuple[End, ...] = get_args(End)
 
 FLOAT_BYTES, SCALE_BYTES, OFFSET_BYTES, COLUMN_INDEX_BYTES = 4, 2, 2, 4
-KV_BYTES, KV_SCALE_BYTES = 4, 4
-"""An element of the 16-bit cache is fp32, as attention computes with it; one of 8 bits a byte, with an fp32 scale for a token and head."""
+KV_BYTES, KV_SCALE_BYTES = {"32": 4, "16": 2, "8": 1}, 4
+"""Of an element of the cache; one of 8 bits has an fp32 scale for a token and head beside it."""
 
 _INT8_BLOCKS = {"avx2": (512, 8), "avx512": (256, 32), "avx512_vnni": (512, 48)}
 _HALF_BLOCKS = {"avx2": (512, 16), "avx512": (512, 32), "avx512_vnni": (512, 32)}
@@ -136,7 +136,7 @@ def _check_end(end: End, option: str) -> None:
 
 def kv_layer_bytes(spec: "ModelSpec", slots: int, capacity: int, kv: str = DEFAULT_KV) -> int:
     """Bytes of one layer's keys and values for ``slots`` sequences of up to ``capacity`` tokens, in a cache of precision ``kv``."""
-    per_head = {"16": spec.head_dim * KV_BYTES, "8": spec.head_dim + KV_SCALE_BYTES}[kv]
+    per_head = spec.head_dim * KV_BYTES[kv] + (KV_SCALE_BYTES if kv == "8" else 0)
     return 2 * slots * capacity * spec.kv_heads * per_head
 
 

@@ -23,7 +23,7 @@ END_OPTIONS = {"embedding": ("32", "16", "8"), "head": ("32", "16", "bf16", "8",
 columns would make a look-up slower, and 4 bit costs either end more than a whole layer."""
 
 KV_OPTIONS = ("16", "8")
-"""How a layer may keep its keys and values: as attention computes them, or as 8-bit codes (llmpq.model.cache)."""
+"""How a layer may keep its keys and values: in fp16, or as 8-bit codes (llmpq.model.cache)."""
 
 DEFAULT_KV = "16"
 
@@ -104,14 +104,19 @@ def weight_option(name: str) -> WeightOption:
 
 @dataclass(frozen=True)
 class LayerOption:
-    """What a plan says of one layer: a weight option, and how keys and values are kept ("4/kv8"; "4" keeps them at 16)."""
+    """What a plan says of one layer: a weight option, and how keys and values are kept ("4/kv8"; "4" keeps them at 16, "32" at 32)."""
 
     weights: WeightOption
-    kv: str = DEFAULT_KV
+    kv: str
+
+    @property
+    def rounds_cache(self) -> bool:
+        """Whether the cache does damage worth judging; fp16 does none that can be measured."""
+        return self.kv == "8"
 
     @property
     def name(self) -> str:
-        return self.weights.name if self.kv == DEFAULT_KV else f"{self.weights.name}{_KV}{self.kv}"
+        return self.weights.name if self.kv == _usual_kv(self.weights) else f"{self.weights.name}{_KV}{self.kv}"
 
 
 def layer_option(name: str) -> LayerOption:
@@ -119,13 +124,19 @@ def layer_option(name: str) -> LayerOption:
     weights, separator, kv = name.partition(_KV)
     if separator and kv not in KV_OPTIONS:
         raise ConfigError(f"option '{name}' keeps its cache at '{kv}'; a cache may have {', '.join(KV_OPTIONS)}")
-    return LayerOption(weight_option(weights), kv if separator else DEFAULT_KV)
+    found = weight_option(weights)
+    return LayerOption(found, kv if separator else _usual_kv(found))
 
 
 def layer_options(options: Iterable[str], kv_options: Iterable[str]) -> list[str]:
     """Every weight option of ``options`` with every cache of ``kv_options``, by name and once each, those of one cache together."""
     weights = list(dict.fromkeys(options))
     return [LayerOption(weight_option(option), kv).name for kv in dict.fromkeys(kv_options) for option in weights]
+
+
+def _usual_kv(weights: WeightOption) -> str:
+    """Option ``32`` is the yardstick: everything in fp32, the cache too."""
+    return "32" if weights.bits == 32 else DEFAULT_KV
 
 
 def options_of_end(end: str, options: Iterable[str]) -> list[str]:

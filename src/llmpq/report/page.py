@@ -29,6 +29,7 @@ def _page(experiment: Experiment, summary: Document, sections: dict[str, list[Fi
     focus = next(run for run in experiment.runs if run.strategy == summary["verdict"]["focus"])
     return render(
         "page.html",
+        title=summary["experiment"],
         summary=summary,
         verdict=summary["verdict"],
         lead=_lead(experiment, summary),

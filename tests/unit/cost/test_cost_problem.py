@@ -119,7 +119,7 @@ def test_every_number_is_the_one_worked_out_by_hand() -> None:
     assert problem.slots == 4
     assert body["source"] == "emulated"
     assert body["objective"] == {"quality_budget": 0.5}
-    assert body["kv_bytes_per_layer"] == kv_layer_bytes(SPEC, 4, 13) == 2 * 4 * 13 * 2 * 16 * 4
+    assert body["kv_bytes_per_layer"] == kv_layer_bytes(SPEC, 4, 13) == 2 * 4 * 13 * 2 * 16 * 2
     assert body["activation_bytes_per_token"] == 64 * 4
     first, second = body["devices"]
     assert (first["name"], first["type"], first["memory_bytes"]) == ("a", "fast", 4 * 2**20)

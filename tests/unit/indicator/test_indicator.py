@@ -27,7 +27,7 @@ from llmpq.quant.ends import quantise_ends
 from llmpq.quant.files import read_layer
 from llmpq.quant.kernels.cpu import ACTIVATION_LEVELS
 from llmpq.quant.layer_index import find_layer_file
-from llmpq.quant.options import OPTIONS, LayerOption, layer_option
+from llmpq.quant.options import OPTIONS, layer_option
 from llmpq.quant.quantise import quantise_group
 
 CHOSEN = ["16", "8", "w8a8", "w8a8-outlier", "4", "3"]
@@ -66,7 +66,8 @@ def test_uniform_four_bit_sums_to_one_and_sixteen_bit_is_harmless(made: dict[str
         assert omega[layer, "16"] == 0.0
         assert 0 < omega[layer, "8"] < omega[layer, "4"] < omega[layer, "3"]
         assert omega[layer, "8"] < omega[layer, "w8a8"]
-        assert 0 < omega[layer, "w8a8-outlier"] < omega[layer, "w8a8"]
+        # Activations of 8 bits without their outliers lose as little as weights of 8 bits.
+        assert (omega[layer, "8"] if ACTIVATION_LEVELS < 127 else 0) < omega[layer, "w8a8-outlier"] < omega[layer, "w8a8"]
     for row in document["rows"]:
         if "operators" in row:
             assert sum(row["operators"].values()) == pytest.approx(row["omega"])
@@ -230,7 +231,7 @@ def test_gradient_errors_by_hand(made: dict[str, Any]) -> None:
     states, gradients = gradient._backward(Walk(given, gradient.WINDOWS, gradient.TOKENS))
     layer = at_options(made, 0, "3")
     (option, stored), walk = next(iter(layer.stored.items())), Walk(given, gradient.WINDOWS, gradient.TOKENS)
-    error = walk.run(LayerOption(option), stored) - states[1]
+    error = walk.run(layer_option(option.name), stored) - states[1]
     expected = float((error * gradients[0]).square().sum(-1).mean())
     assert GradientError(given).damages(layer)["3"]["layer"] == pytest.approx(expected, rel=1e-5)
 

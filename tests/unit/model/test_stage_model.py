@@ -153,14 +153,15 @@ def test_a_ledger_can_refuse_a_layer(tiny_llama_dir: Path) -> None:
 
 
 def test_the_cache_takes_the_bytes_that_the_planner_counts(whole: StageModel) -> None:
-    assert whole.new_cache(slots=5, capacity=24).nbytes == 4 * kv_layer_bytes(whole.spec, 5, 24)
+    assert whole.new_cache(slots=5, capacity=24).nbytes == 4 * kv_layer_bytes(whole.spec, 5, 24, "32")
 
 
 def test_every_layer_has_a_cache_of_its_own_option(tiny_llama_dir: Path, whole: StageModel) -> None:
     mixed = load(tiny_llama_dir, 0, ["32", "32/kv8", "32/kv8", "32/kv16"], "32", "32")
-    expected = 2 * kv_layer_bytes(whole.spec, 5, 24) + 2 * kv_layer_bytes(whole.spec, 5, 24, "8")
+    expected = sum(times * kv_layer_bytes(whole.spec, 5, 24, kv) for kv, times in {"32": 1, "16": 1, "8": 2}.items())
     assert mixed.new_cache(slots=5, capacity=24).nbytes == expected
-    assert [part.dtype for part in parts_of(mixed.new_cache(1, 4))[:6]] == [torch.float32] * 2 + [torch.int8, torch.float32] * 2
+    kept = [torch.float32] * 2 + [torch.int8, torch.float32] * 4 + [torch.float16] * 2
+    assert [part.dtype for part in parts_of(mixed.new_cache(1, 4))] == kept
     assert mixed.weights_digest == whole.weights_digest  # the cache is no weight
 
 

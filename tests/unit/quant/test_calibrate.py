@@ -48,7 +48,7 @@ def seen_inputs(directory: Path, windows: list[list[int]]) -> list[dict[str, Ten
 
             return multiply
 
-        layer = DecoderLayer(spec, tensors, {name: operator(name, tensors[f"{name}.weight"]) for name in spec.operators()})
+        layer = DecoderLayer(spec, tensors, {name: operator(name, tensors[f"{name}.weight"]) for name in spec.operators()}, "32")
         hidden = layer.prefill(hidden, context)
         queries, keys, _ = layer._heads(seen["qkv"].view(*ids.shape, -1), context.rotary)
         received = torch.zeros(ids.shape)

@@ -117,8 +117,9 @@ def test_ends_and_cache() -> None:
     learned = spec(positions="learned", position_offset=2, embedding_norm=True, norm="layer", final_norm=False)
     assert resident_end_bytes(learned, "embedding", "16") == 49152 * 576 * 2 + (8192 + 2) * 576 * 4 + 2 * 576 * 4
     assert resident_end_bytes(learned, "head", "32") == 49152 * 576 * 4
-    assert kv_layer_bytes(spec(), slots=32, capacity=160) == 2 * 32 * 160 * 3 * 64 * 4
-    assert kv_layer_bytes(spec(), 1, 1) == 2 * torch.zeros(3, 64).nbytes
+    assert kv_layer_bytes(spec(), slots=32, capacity=160) == 2 * 32 * 160 * 3 * 64 * 2
+    assert kv_layer_bytes(spec(), slots=32, capacity=160, kv="32") == 2 * 32 * 160 * 3 * 64 * 4
+    assert kv_layer_bytes(spec(), 1, 1) == 2 * torch.zeros(3, 64, dtype=torch.float16).nbytes
     with pytest.raises(ConfigError, match="the embedding cannot be kept at 'w8a8'; it may have 32, 16, 8"):
         resident_end_bytes(spec(), "embedding", "w8a8")
     with pytest.raises(ConfigError, match="unknown weight option '5'; known options are 32, 16"):
