@@ -8,7 +8,7 @@ from llmpq.export.vllm import Vllm
 from llmpq.quant.options import DEFAULT_KV, weight_option
 
 NATIVE = "native"
-_END = "16"
+_PLAIN = _END = "16"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def choice_for(backend: str, options: Sequence[str], end_options: Sequence[str],
 
 def _refusal(name: str) -> str | None:
     option = weight_option(name)
+    if not option.quantised and name != _PLAIN:
+        return f"vLLM keeps every unquantised layer in the type that it computes in, fp32 here; choose {_PLAIN}"
     if option.bits == 4 and option.symmetric:
         return "its kernel computes in bf16 alone, and vLLM in one type for all layers: fp32, which the others' times are of"
     return Vllm("cpu").refusal(option)

@@ -39,11 +39,13 @@ class QuietCheck:
         self._start = time.perf_counter()
         self._system, self._own = _busy_seconds()
 
-    def finish(self) -> dict[str, Any]:
-        """{"busy_cores_elsewhere", "quiet"}; also counts what other processes took from cores that this one does not use."""
+    def finish(self, children_s: float = 0.0) -> dict[str, Any]:
+        """{"busy_cores_elsewhere", "quiet"}; also counts what other processes took from cores that this one does not use.
+
+        ``children_s`` are processor seconds of processes that this one has started."""
         system, own = _busy_seconds()
         elapsed = max(time.perf_counter() - self._start, 1e-9)
-        elsewhere = max(0.0, (system - self._system) - (own - self._own)) / elapsed
+        elsewhere = max(0.0, (system - self._system) - (own - self._own) - children_s) / elapsed
         return {"busy_cores_elsewhere": round(elsewhere, 3), "quiet": elsewhere <= BUSY_FRACTION}
 
 

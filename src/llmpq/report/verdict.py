@@ -55,7 +55,7 @@ def _engine(summary: dict[str, Any]) -> list[str]:
     """What predictions and quality are worth where another program served."""
     if "engine" not in summary:
         return []
-    return [f"Served by {summary['engine']}; predictions are priced and quality is measured with llmpq's own kernels."]
+    return [f"Served by {summary['engine']}; predictions are of a profile through it, quality is measured with llmpq's own kernels."]
 
 
 def _ratio(entry: Entry, other: Entry, side: str) -> float:

@@ -67,10 +67,10 @@ def main() -> None:
     wanted = [_wanted(vllm, request, job) for request in job["requests"]]
     network.generate(prompts, [_wanted(vllm, {"max_new_tokens": _WARM_TOKENS}, job) for _ in wanted], use_tqdm=False)
     network.collective_rpc("begin_record")
-    found["cpu_s"] = -_group_cpu_s()
+    found["cpu_s"] = -group_cpu_s()
     found["start_s"], made = generate(network, prompts, wanted)
     found["end_s"] = time.monotonic()
-    found["cpu_s"] += _group_cpu_s()
+    found["cpu_s"] += group_cpu_s()
     found["first_s"] = max(one.metrics.first_token_ts for one in made)
     found["stages"] = network.collective_rpc("end_record")
     found["answers"] = [_answer(one.outputs[0]) for one in made]
@@ -88,7 +88,7 @@ def generate(network: Any, prompts: list[dict[str, Any]], wanted: Any) -> tuple[
     return start, network.wait_for_completion(use_tqdm=False)
 
 
-def _group_cpu_s() -> float:
+def group_cpu_s() -> float:
     """Processor seconds of the processes that live in this process's group, which are all of vLLM's."""
     ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -7,7 +7,6 @@ it does, and the way back. All of it is compiled and warm. Where a call has one 
 for a core.
 """
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -82,9 +81,10 @@ def profile_with_vllm(
     if spec.layers <= SHALLOW:
         raise ConfigError(f"{checkpoint_dir}: has {spec.layers} layers; a profile through vLLM compares {SHALLOW} with more")
     deep, chosen = min(DEEP, spec.layers), tuple(cores) if cores else quietest_cores(int(device.get("cores", 1)))
-    models = {NO_OPTION: [_BASE] * SHALLOW} | {option: [_BASE] * SHALLOW + [option] * (deep - SHALLOW) for option in options}
+    timed = dict.fromkeys((_BASE, *options))  # 16 in any case: the shallow model's own layers are of it
+    models = {NO_OPTION: [_BASE] * SHALLOW} | {option: [_BASE] * SHALLOW + [option] * (deep - SHALLOW) for option in timed}
     asked = _asked(spec, settings, compiled)
-    times, lookups, version = {}, {}, ""
+    times, lookups, version, spent_s = {}, {}, "", 0.0
     for number, (option, layers) in enumerate(models.items(), start=1):
         progress(f"profile {device['name']} through vLLM: model {number} of {len(models)}, layers at {', '.join(dict.fromkeys(layers))}")
         with tempfile.TemporaryDirectory(prefix="llmpq-profile-") as folder:
@@ -96,7 +96,7 @@ def profile_with_vllm(
             limits = {"load_timeout_s": LOAD_TIMEOUT_S, "timeout_s": CALL_TIMEOUT_S}
             found = run_engine(python, job, log.absolute(), program=profile_engine, place=exported.parent, **limits)
         times[option], version = times_of(asked["shapes"], found["shapes"], settings, len(chosen)), found["version"]
-        lookups = dict(zip(asked["lookups"], found["lookups"], strict=True))
+        lookups, spent_s = dict(zip(asked["lookups"], found["lookups"], strict=True)), spent_s + found["cpu_s"]
     body = {
         "model": model_name,
         "device": device["name"],
@@ -107,7 +107,7 @@ def profile_with_vllm(
         "threads": len(chosen),
         **({"profile": settings["name"]} if "name" in settings else {}),
         "seconds": round(time.perf_counter() - started, 3),
-        "quiet": quiet.finish(),
+        "quiet": quiet.finish(spent_s),
         "device_identity": {**identity(chosen), "torch_threads": len(chosen)},
         "rows": rows_of(times, lookups, deep - SHALLOW),
     }
@@ -213,21 +213,13 @@ def rows_of(times: Mapping[str, Times], lookups: Mapping[int, Sequence[float]], 
         lookup = lookups[size * (length if phase == "prefill" else 1)]
         rows.append(_row("embedding", _BASE, key, lookup, peak))
         rows.append(_row("head", _BASE, key, [call for found in times.values() for call in found.head[key]], peak))
-        least = min(float(np.median(found.body[key])) - base for found in deep.values()) / added
-        layers = SHALLOW * max(_base_layer(shallow, deep, key, added), least, 0.0)
+        layers = SHALLOW * max((deep[_BASE].median(key) - base) / added, 0.0)
         seconds = [max(call - layers - float(np.median(lookup)), LEAST_S) for call in shallow.body[key]]
         rows.append(_row("overhead", NO_OPTION, key, seconds, peak))
         gaps = [gap for found in times.values() for gap in found.gap[key]]
         if gaps:
             rows.append(_row("scheduler", NO_OPTION, key, gaps, peak))
     return sorted(rows, key=lambda row: ("layer", "embedding", "head", "overhead", "scheduler").index(row["part"]))
-
-
-def _base_layer(shallow: Times, deep: Mapping[str, Times], key: Key, added: int) -> float:
-    """Seconds of a layer at 16 bits, of which the shallow model is made."""
-    if _BASE not in deep:
-        return -math.inf
-    return (deep[_BASE].median(key) - shallow.median(key)) / added
 
 
 def _row(part: str, option: str, key: Key, seconds: Sequence[float], workspace: int) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 Its arguments are files as engine.py has them. ``shapes`` of the first are what is asked, each ``rows`` prompts of ``prompt_tokens`` that
 make ``new_tokens``; ``lookups`` numbers of tokens whose embedding is timed by itself. Rounds go over all shapes in a new order each,
-``rounds`` of them, or at least two until ``budget_s`` is over. The second is written at the end: ``version``, ``load_s``, ``shapes``
-(of each the ``calls`` as recorder.py has them, and ``peak_bytes``, by which the worker grew at most in its first run) and ``lookups``
-(seconds).
+``rounds`` of them, or at least two until ``budget_s`` is over. The second is written at the end: ``version``, ``load_s``, ``cpu_s``
+(processor seconds of vLLM's processes from their start), ``shapes`` (of each the ``calls`` as recorder.py has them, and ``peak_bytes``, by
+which the worker grew at most in its first run) and ``lookups`` (seconds).
 """
 
 import random
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent))  # last: other modules here have names that the standard library has too
-from engine import generate, load, read_job, write_answer
+from engine import generate, group_cpu_s, load, read_job, write_answer
 
 _LEAST_ROUNDS = 2
 
@@ -32,6 +32,7 @@ def main() -> None:
         for index in order:
             found["shapes"][index]["calls"].append(_calls(network, shapes[index], job))
     (found["lookups"],) = network.collective_rpc("time_embedding", args=(job["lookups"], 5 * job["rounds"]))
+    found["cpu_s"] = group_cpu_s()
     write_answer(found)
 
 

@@ -30,6 +30,12 @@ def test_vllm_is_left_what_it_has_kernels_for_and_the_rest_has_its_reason() -> N
     assert "8 (a checkpoint cannot say it of single layers)" in caches
 
 
+def test_other_unquantised_options_are_the_same_to_vllm() -> None:
+    choice = choice_for("vllm", ["16", "bf16", "w8a8"], ["16", "bf16"], ["16"])
+    assert (choice.options, choice.end_options) == (["16", "w8a8"], ["16"])
+    assert "bf16 (vLLM keeps every unquantised layer in the type that it computes in" in choice.notes[0]
+
+
 def test_nothing_is_noted_where_nothing_is_left_out() -> None:
     assert choice_for("vllm", ["16", "w8a8"], ["16"], ["16"]).notes == []
 

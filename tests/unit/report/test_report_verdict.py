@@ -47,7 +47,7 @@ def test_a_win_states_the_factor_over_the_fastest_other() -> None:
 
 def test_another_engine_is_named_with_what_predictions_are_worth() -> None:
     entries = (_entry("llmpq", 60), _entry("uniform", 30))
-    told = "Served by vllm 0.32.0; predictions are priced and quality is measured with llmpq's own kernels."
+    told = "Served by vllm 0.32.0; predictions are of a profile through it, quality is measured with llmpq's own kernels."
     assert told in _verdict(*entries, engine="vllm 0.32.0")["points"]
     assert not [point for point in _verdict(*entries)["points"] if point.startswith("Served by")]
 
