@@ -5,6 +5,7 @@ fails; between, now and then, the latest line of the log that counts something (
 """
 
 import contextlib
+import io
 import logging
 import os
 import platform
@@ -85,6 +86,8 @@ def _redirect(log: Path) -> TextIO:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # else what is said on one stream stands behind all of the other
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return terminal
 
