@@ -222,6 +222,7 @@ void llmpq_decode_attention(float *out, const float *q, const float *k, const fl
         const float *cos_row = cosine ? cosine + row * rotary_stride : 0, *sin_row = sine ? sine + row * rotary_stride : 0;
         half *own_keys = keys + (row * kv_heads + head) * capacity * d, *own_values = values + (row * kv_heads + head) * capacity * d;
         float *scores = scratch + omp_get_thread_num() * group * (longest + d), *queries = scores + group * longest;
+        /* The new key is turned in fp32, in the place of the queries that come after it, and kept in fp16. */
         rotated(queries, k + row * qk_stride + head * d, cos_row, sin_row, d, 1.0f);
         for (long i = 0; i < d; i++) own_keys[(length - 1) * d + i] = queries[i];
         for (long i = 0; i < d; i++) own_values[(length - 1) * d + i] = v[row * v_stride + head * d + i];

@@ -126,9 +126,8 @@ def main() -> None:
     Emulator(1.0, job["cores"], job["threads"]).pin()
     rank, world, wait = job["rank"], job["world"], datetime.timedelta(seconds=WAIT_S)
     place = meet(Path(job["task_dir"]), rank == 0, WAIT_S) if "task_dir" in job else job
-    descriptor = (
-        {"master_listen_fd": place["listener"]} if rank == 0 else {}
-    )  # else it listens everywhere; torch 2.7 has that without libuv alone
+    # Without a listener of its own the store listens on every address; torch 2.7 takes one without libuv alone.
+    descriptor = {"master_listen_fd": place["listener"]} if rank == 0 else {}
     store = dist.TCPStore(place["host"], place["port"], world, rank == 0, wait, wait_for_workers=False, use_libuv=False, **descriptor)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=wait)
     rows = run(job)
